@@ -1,0 +1,49 @@
+"""Integer nanoseconds inside, protobuf timestamps and durations at the edges."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+SECOND_NS = 1_000_000_000
+MILLISECOND_NS = 1_000_000
+
+
+def timestamp(time_ns: int) -> Timestamp:
+    """A protobuf timestamp for nanoseconds since the epoch."""
+    seconds, nanos = divmod(time_ns, SECOND_NS)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def timestamp_ns(value: Timestamp) -> int:
+    """Nanoseconds since the epoch; 0 for an unset timestamp."""
+    return value.seconds * SECOND_NS + value.nanos
+
+
+def duration(length_ns: int) -> Duration:
+    """A protobuf duration for nanoseconds."""
+    seconds, nanos = divmod(length_ns, SECOND_NS)
+    return Duration(seconds=seconds, nanos=nanos)
+
+
+def duration_ns(value: Duration) -> int:
+    """Nanoseconds; 0 for an unset duration."""
+    return value.seconds * SECOND_NS + value.nanos
+
+
+def timedelta_ns(value: timedelta) -> int:
+    """Exact nanoseconds of a timedelta."""
+    return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * 1_000
+
+
+def timedelta_of(length_ns: int) -> timedelta:
+    """A timedelta of that length, rounded down to microseconds."""
+    return timedelta(microseconds=length_ns // 1_000)
+
+
+def datetime_of(time_ns: int) -> datetime:
+    """An aware UTC datetime, rounded down to microseconds."""
+    seconds, nanos = divmod(time_ns, SECOND_NS)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanos // 1_000)
