@@ -1,0 +1,60 @@
+"""A small writer of protobuf's wire format, for messages that are built thousands of times a second.
+
+Building a message through its Python class costs 4 to 13 µs, most of it in nested constructors.
+An event's envelope and the attributes of the hottest events are written as bytes directly instead;
+everything else goes through the ordinary classes. Protobuf merges concatenated messages (the last
+scalar wins, sub-messages merge), so bytes written here can be joined with serialised messages.
+"""
+
+from __future__ import annotations
+
+VARINT = 0
+LENGTH_DELIMITED = 2
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer as a base-128 varint."""
+    if value < 128:
+        return _SMALL[value]
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_SMALL = [bytes((n,)) for n in range(128)]
+
+
+def tag(field: int, wire_type: int) -> bytes:
+    """The key that stands before a field. Compute these once, at import."""
+    return varint(field << 3 | wire_type)
+
+
+def number(key: bytes, value: int) -> bytes:
+    """An integer, enum or bool field; nothing for zero, as proto3 has it."""
+    return key + varint(value) if value else b""
+
+
+def block(key: bytes, body: bytes) -> bytes:
+    """A sub-message or bytes field, written even when it is empty."""
+    return key + varint(len(body)) + body
+
+
+def text(key: bytes, value: str) -> bytes:
+    """A string field; nothing for the empty string."""
+    if not value:
+        return b""
+    body = value.encode()
+    return key + varint(len(body)) + body
+
+
+_SECONDS = tag(1, VARINT)
+_NANOS = tag(2, VARINT)
+
+
+def time_body(time_ns: int) -> bytes:
+    """The body of a Timestamp or Duration of a non-negative number of nanoseconds."""
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return number(_SECONDS, seconds) + number(_NANOS, nanos)

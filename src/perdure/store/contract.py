@@ -1,0 +1,214 @@
+"""What a database must do for perdure: the one contract that every store keeps.
+
+A store holds *runs*. A run is known by its ``key``, a small integer that the store hands out. Its data
+are: a ``Record`` (what list and describe show; rarely written), a hot ``state`` blob with a version
+(written by every transition), *items* (what is pending: activities, timers, …; one small row each),
+the append-only history, *tasks* waiting for a worker, and outbox *messages* for other runs. The blobs
+are opaque to the store.
+
+Everything is written by ``commit``: many transitions in one database transaction. Each ``Write`` names
+the version it is based on; a write based on another version than the stored one is a conflict, and its
+whole unit is left out while the rest of the batch is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from perdure.store.query import Query
+
+
+class Record(msgspec.Struct):
+    """A run as list, count and describe see it. Times are nanoseconds since the epoch.
+
+    ``status`` is the number of ``temporal.api.enums.v1.WorkflowExecutionStatus``; ``close_ns`` is 0
+    while the run is open. ``search_attributes`` maps a custom attribute's name to its plain value
+    (str, int, float, bool, a list of str, or a datetime as integer nanoseconds), for filters.
+    ``info`` is the engine's immutable description of the run, ``memo`` and ``attributes`` are
+    serialised ``Memo`` and ``SearchAttributes`` messages, for answers.
+    """
+
+    key: int
+    namespace: str
+    workflow_id: str
+    run_id: str
+    workflow_type: str
+    task_queue: str
+    status: int
+    start_ns: int
+    execution_ns: int
+    close_ns: int = 0
+    history_length: int = 0
+    history_size_bytes: int = 0
+    transition_count: int = 0
+    parent_workflow_id: str = ""
+    parent_run_id: str = ""
+    root_workflow_id: str = ""
+    root_run_id: str = ""
+    first_run_id: str = ""
+    search_attributes: dict[str, str | int | float | bool | list[str]] = {}
+    info: bytes = b""
+    memo: bytes = b""
+    attributes: bytes = b""
+
+
+class TaskRow(msgspec.Struct):
+    """A workflow or activity task that no worker has taken yet."""
+
+    id: int
+    namespace: str
+    queue: str
+    kind: int  # 1 workflow, 2 activity: temporal.api.enums.v1.TaskQueueType
+    key: int
+    scheduled_event_id: int
+    stamp: int  # the task is stale when the run's own stamp has moved on
+    created_ns: int
+
+
+class MessageRow(msgspec.Struct):
+    """One entry of the outbox: work that reaches another run, opaque to the store."""
+
+    id: int
+    key: int  # the run that sent it
+    body: bytes
+
+
+class Write(msgspec.Struct):
+    """All that one transition changes in one run."""
+
+    key: int
+    based_on: int  # the version read; 0 for a new run
+    version: int  # based_on + n after n transitions
+    state: bytes
+    wake_at_ns: int = 0  # 0: no alarm
+    wake_changed: bool = False  # only then is wake_at written
+    in_flight: bool = False  # a worker of this very process holds one of its tasks
+    events: bytes = b""  # new events, framed as the field `events` of a History message
+    first_event_id: int = 0
+    last_event_id: int = 0
+    record: Record | None = None  # present when something visible changed (start, close, upsert)
+    put_items: list[tuple[int, bytes]] = []
+    drop_items: list[int] = []
+    put_tasks: list[TaskRow] = []
+    drop_tasks: list[int] = []
+    put_messages: list[MessageRow] = []
+    drop_messages: list[int] = []
+
+
+class Loaded(msgspec.Struct):
+    """A run as `load` reads it back."""
+
+    record: Record
+    version: int
+    state: bytes
+    wake_at_ns: int
+    items: list[tuple[int, bytes]]
+
+
+class HistoryBatch(msgspec.Struct):
+    """Events that were committed together, framed as the field `events` of a History message."""
+
+    first_event_id: int
+    last_event_id: int
+    events: bytes
+
+
+class NamespaceRow(msgspec.Struct):
+    """A namespace; ``body`` is the service's own description of it."""
+
+    name: str
+    id: str
+    body: bytes
+
+
+Unit = Sequence[Write]
+"""Writes that are committed together or not at all (e.g. a run and its continue-as-new successor)."""
+
+
+class StoreError(Exception):
+    """The database could not do what was asked. The message says what to do."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be written or reached now (disk full, read-only, locked, lost)."""
+
+
+class StoreHeld(StoreError):
+    """Another process has this embedded database open; the message says which."""
+
+
+class StoreTooNew(StoreError):
+    """The database has a newer schema than this perdure knows."""
+
+
+class Store(Protocol):
+    """The seam. Every store passes the suite in ``tests/unit/store/contract``."""
+
+    async def open(self) -> None:
+        """Connect, take hold of the database, and migrate its schema forward."""
+
+    async def close(self) -> None:
+        """Let go. What was committed stays."""
+
+    async def commit(self, units: Sequence[Unit]) -> list[int]:
+        """Write all units in one transaction; durable when this returns.
+
+        Returns the positions of the units left out because of a conflict: a version that is not the
+        stored one, a second open run of one workflow id, or a task row to drop that is gone.
+        Raises StoreUnavailable with nothing written, or (a lost answer) with everything written.
+        """
+
+    async def allocate(self, count: int) -> int:
+        """The first of `count` fresh ids, for run keys, task ids and message ids. Never handed out twice."""
+
+    async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
+        """The key of a run; without `run_id` the open one, else the one that started last."""
+
+    async def load(self, key: int) -> Loaded | None:
+        """All of one run but its history."""
+
+    async def history(
+        self, key: int, first_event_id: int, last_event_id: int, *, limit: int, reverse: bool = False
+    ) -> list[HistoryBatch]:
+        """Up to `limit` batches that overlap the range, in order of event id (or the reverse)."""
+
+    async def list_runs(self, query: Query) -> list[Record]:
+        """A page of runs; see Query."""
+
+    async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
+        """The number of runs, per group: one pair ([], n) when the query does not group."""
+
+    async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
+        """(key, wake_at_ns) of the runs whose alarm is set for `until_ns` or before, earliest first."""
+
+    async def next_alarm(self) -> int | None:
+        """The earliest alarm of all runs."""
+
+    async def in_flight(self) -> list[int]:
+        """Keys of open runs whose tasks a worker of the former process held."""
+
+    async def tasks(
+        self, namespace: str, queue: str, kind: int, after_id: int, limit: int
+    ) -> list[TaskRow]:
+        """Waiting tasks of one queue, oldest first."""
+
+    async def task_queues(self) -> list[tuple[str, str, int, int]]:
+        """(namespace, queue, kind, number waiting) of every queue with waiting tasks."""
+
+    async def messages(self, after_id: int, limit: int) -> list[MessageRow]:
+        """Undelivered outbox messages, oldest first."""
+
+    async def delete(self, key: int) -> bool:
+        """Remove a run, all of it; False when there is none."""
+
+    async def put_namespace(self, row: NamespaceRow) -> None:
+        """Insert or replace a namespace."""
+
+    async def namespaces(self) -> list[NamespaceRow]:
+        """All namespaces, by name."""
+
+    def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
+        """(position, key, batch) of history in commit order after a position: a standby's feed."""
