@@ -1,0 +1,228 @@
+"""What a run is made of, besides its history.
+
+``RunInfo`` never changes after the start. ``RunState`` is the hot part, written with every transition,
+so it is kept small. All that can be many per run is an *item*, stored as a row of its own: pending
+activities, timers, children, requests to other runs, updates, buffered events, seen request ids.
+All are msgspec structs, stored as MessagePack. Times are nanoseconds since the epoch, lengths of
+time nanoseconds; 0 means "none". ``bytes`` fields named after a message hold it serialised.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class RetryPolicy(msgspec.Struct, array_like=True):
+    """temporal.api.common.v1.RetryPolicy; maximum_attempts 0 = unlimited, maximum_interval 0 = 100 × initial."""
+
+    initial_interval_ns: int
+    backoff_coefficient: float
+    maximum_interval_ns: int
+    maximum_attempts: int
+    non_retryable_types: list[str] = []
+
+
+class RunInfo(msgspec.Struct, array_like=True):
+    """What a start decides once for a run."""
+
+    namespace: str
+    namespace_id: str
+    workflow_id: str
+    run_id: str
+    first_run_id: str
+    original_run_id: str
+    workflow_type: str
+    task_queue: str
+    start_request_id: str
+    start_ns: int
+    execution_timeout_ns: int = 0
+    run_timeout_ns: int = 0
+    task_timeout_ns: int = 10_000_000_000
+    execution_deadline_ns: int = 0
+    run_deadline_ns: int = 0
+    attempt: int = 1
+    retry: RetryPolicy | None = None
+    cron_schedule: str = ""
+    continued_from_run_id: str = ""
+    parent_namespace: str = ""
+    parent_workflow_id: str = ""
+    parent_run_id: str = ""
+    parent_key: int = 0
+    parent_initiated_event_id: int = 0
+    root_workflow_id: str = ""
+    root_run_id: str = ""
+    priority: bytes = b""
+
+
+class WorkflowTask(msgspec.Struct, array_like=True):
+    """The one workflow task of a run, scheduled or started.
+
+    A *transient* task (attempt > 1) and a *speculative* one (made only to carry an update) have no
+    events in history until they complete; their event ids are the ones they will have.
+    """
+
+    scheduled_event_id: int
+    scheduled_ns: int
+    queue: str
+    sticky: bool = False
+    attempt: int = 1
+    stamp: int = 0
+    started_event_id: int = 0
+    started_ns: int = 0
+    timeout_ns: int = 0
+    request_id: str = ""
+    identity: str = ""
+    speculative: bool = False
+    original_scheduled_ns: int = 0
+    history_size_bytes: int = 0
+    suggest_continue_as_new: bool = False
+    in_process: bool = False  # held by a worker of this node's own process
+
+
+class RunState(msgspec.Struct, array_like=True):
+    """The hot part: what most transitions change."""
+
+    status: int = 1
+    next_event_id: int = 1
+    next_item_id: int = 1
+    version: int = 0
+    history_size_bytes: int = 0
+    transition_count: int = 0
+    wake_at_ns: int = 0
+    close_ns: int = 0
+    workflow_task: WorkflowTask | None = None
+    task_stamp: int = 0
+    last_task_started_event_id: int = 0  # of the last *completed* workflow task
+    last_task_completed_event_id: int = 0
+    failed_task_attempts: int = 0
+    first_task_backoff_until_ns: int = 0
+    sticky_queue: str = ""
+    sticky_timeout_ns: int = 0
+    sticky_worker: bytes = b""
+    cancel_requested: bool = False
+    cancel_request_id: str = ""
+    signal_count: int = 0
+    update_count: int = 0
+    assigned_build_id: str = ""
+    successor_run_id: str = ""
+    close_event_id: int = 0
+    reset_run_id: str = ""
+
+
+class Item(msgspec.Struct, array_like=True, tag=True):
+    """A row of its own; `id` counts up within the run (RunState.next_item_id)."""
+
+    id: int
+
+
+class Activity(Item, array_like=True, tag=1):
+    scheduled_event_id: int
+    activity_id: str
+    activity_type: str
+    queue: str
+    scheduled_ns: int
+    input: bytes = b""
+    header: bytes = b""
+    schedule_to_close_ns: int = 0
+    schedule_to_start_ns: int = 0
+    start_to_close_ns: int = 0
+    heartbeat_ns: int = 0
+    retry: RetryPolicy | None = None
+    attempt: int = 1
+    stamp: int = 0
+    due_ns: int = 0  # when the present attempt became, or will become, ready for a worker
+    started_ns: int = 0  # 0: not started
+    started_identity: str = ""
+    request_id: str = ""
+    in_process: bool = False
+    last_heartbeat_ns: int = 0
+    heartbeat_details: bytes = b""
+    last_failure: bytes = b""
+    last_worker_identity: str = ""
+    last_attempt_complete_ns: int = 0
+    cancel_requested: bool = False
+    cancel_requested_event_id: int = 0
+    workflow_task_completed_event_id: int = 0
+    paused_ns: int = 0
+    pause_identity: str = ""
+    pause_reason: str = ""
+    priority: bytes = b""
+    user_metadata: bytes = b""
+
+
+class Timer(Item, array_like=True, tag=2):
+    started_event_id: int
+    timer_id: str
+    due_ns: int
+
+
+class Child(Item, array_like=True, tag=3):
+    initiated_event_id: int
+    namespace: str
+    workflow_id: str
+    workflow_type: str
+    parent_close_policy: int
+    request_id: str  # of the start, so that it is done once
+    run_id: str = ""
+    started_event_id: int = 0
+    key: int = 0
+
+
+class ExternalSignal(Item, array_like=True, tag=4):
+    initiated_event_id: int
+    request_id: str
+
+
+class ExternalCancel(Item, array_like=True, tag=5):
+    initiated_event_id: int
+    request_id: str
+
+
+class Update(Item, array_like=True, tag=6):
+    """An update that was accepted; kept for the life of the run, so that its id stays known."""
+
+    update_id: str
+    accepted_event_id: int
+    completed_event_id: int = 0
+    outcome: bytes = b""
+
+
+class BufferedEvent(Item, array_like=True, tag=7):
+    """An event that arrived while a workflow task ran; it gets its id when that task ends."""
+
+    event_type: int
+    attributes: bytes
+    time_ns: int
+    initiated_event_id: int = 0  # the scheduled/initiated event it answers, to pair started with closed
+    extra: bytes = b""
+
+
+class SeenRequest(Item, array_like=True, tag=8):
+    """A request id that was applied (signals, resets, callbacks): the same request again does nothing."""
+
+    request_id: str
+
+
+class StartAttributes(Item, array_like=True, tag=9):
+    """The started event's attributes, kept where a retry or cron run will need them again."""
+
+    attributes: bytes
+
+
+AnyItem = (
+    Activity
+    | Timer
+    | Child
+    | ExternalSignal
+    | ExternalCancel
+    | Update
+    | BufferedEvent
+    | SeenRequest
+    | StartAttributes
+)
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+decode_info = msgspec.msgpack.Decoder(RunInfo).decode
+decode_state = msgspec.msgpack.Decoder(RunState).decode
+decode_item = msgspec.msgpack.Decoder(AnyItem).decode

@@ -1,0 +1,198 @@
+"""One step of a run: what an operation changed, gathered for one atomic write.
+
+The service makes a ``Transition`` over a cached ``Execution``, calls operations of the engine on it,
+hands out the tasks they made, and turns it into one ``store.Write``. An event is serialised once, here,
+already framed as the field ``events`` of a ``History`` message, so that a history response is nothing
+but stored blobs joined.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+import msgspec
+from google.protobuf.message import Message
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+
+from perdure.api import wire
+from perdure.engine.execution import Execution
+from perdure.engine.state import AnyItem, BufferedEvent
+
+_FRAME = wire.tag(1, wire.LENGTH_DELIMITED)  # History.events
+_EVENT_ID = wire.tag(1, wire.VARINT)
+_EVENT_TIME = wire.tag(2, wire.LENGTH_DELIMITED)
+_EVENT_TYPE = wire.tag(3, wire.VARINT)
+
+
+def _attribute_tags() -> dict[int, bytes]:
+    """EventType number → the tag of its attributes' field in HistoryEvent."""
+    by_name = {f.name: f.number for f in HistoryEvent.DESCRIPTOR.oneofs_by_name["attributes"].fields}
+    tags = {}
+    for name, event_type in EventType.items():
+        field = name.removeprefix("EVENT_TYPE_").lower() + "_event_attributes"
+        if field in by_name:
+            tags[int(event_type)] = wire.tag(by_name[field], wire.LENGTH_DELIMITED)
+    return tags
+
+
+_ATTRIBUTES = _attribute_tags()
+_TYPE_FIELD = {number: _EVENT_TYPE + wire.varint(number) for number in _ATTRIBUTES}
+
+
+class TaskRef(msgspec.Struct):
+    """A task that became ready: kind 1 workflow, 2 activity (TaskQueueType)."""
+
+    kind: int
+    queue: str
+    scheduled_event_id: int
+    stamp: int
+
+
+class Transition:
+    """The changes of one or more operations on one run, made at one moment.
+
+    Attributes:
+        run: the execution, changed in place; if the write fails the service drops it and reloads.
+        now_ns: the moment, for all events of the transition.
+        random: where ids and jitter come from.
+        tasks: tasks that became ready, for the service to match or store.
+        messages: work for other runs (engine.outbox structs), stored in the same transaction.
+        successor: how to start the run that follows this one (continue-as-new, retry, cron), or None.
+        closed: the run closed in this transition.
+        visible: the record that list shows has changed.
+        update_results: (update id, stage, outcome) for callers that wait.
+    """
+
+    __slots__ = (
+        "_first_event_id",
+        "_parts",
+        "_time_field",
+        "based_on",
+        "changed",
+        "closed",
+        "dropped",
+        "messages",
+        "messages_done",
+        "now_ns",
+        "random",
+        "run",
+        "successor",
+        "tasks",
+        "update_results",
+        "visible",
+        "wake_changed",
+    )
+
+    def __init__(self, run: Execution, now_ns: int, rng: random.Random) -> None:
+        self.run = run
+        self.now_ns = now_ns
+        self.random = rng
+        self.based_on = run.state.version
+        self._first_event_id = run.state.next_event_id
+        self._parts: list[bytes] = []
+        self._time_field = wire.block(_EVENT_TIME, wire.time_body(now_ns))
+        self.changed: dict[int, AnyItem] = {}
+        self.dropped: dict[int, None] = {}
+        self.tasks: list[TaskRef] = []
+        self.messages: list[Any] = []
+        self.messages_done: list[int] = []
+        self.successor: Any = None
+        self.closed = False
+        self.visible = False
+        self.wake_changed = False
+        self.update_results: list[tuple[str, int, bytes]] = []
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def append(self, event_type: int, attributes: Message | bytes, extra: bytes = b"") -> int:
+        """Add an event to history and return its id. `extra`: serialised HistoryEvent fields."""
+        body = attributes if isinstance(attributes, bytes) else attributes.SerializeToString()
+        return self._append(event_type, body, extra, self._time_field)
+
+    def _append(self, event_type: int, body: bytes, extra: bytes, time_field: bytes) -> int:
+        state = self.run.state
+        event_id = state.next_event_id
+        state.next_event_id = event_id + 1
+        event = b"".join((
+            _EVENT_ID, wire.varint(event_id), time_field, _TYPE_FIELD[event_type],
+            _ATTRIBUTES[event_type], wire.varint(len(body)), body, extra,
+        ))  # fmt: skip
+        framed = _FRAME + wire.varint(len(event)) + event
+        state.history_size_bytes += len(framed)
+        self._parts.append(framed)
+        return event_id
+
+    def record(
+        self,
+        event_type: int,
+        attributes: Message | bytes,
+        *,
+        answers: int = 0,
+        extra: bytes = b"",
+    ) -> int:
+        """Add an event from outside: buffered (and 0 returned) while a workflow task runs.
+
+        `answers`: the scheduled or initiated event that this event answers, if any.
+        """
+        task = self.run.state.workflow_task
+        if task is None or not task.started_ns:
+            return self.append(event_type, attributes, extra)
+        body = attributes if isinstance(attributes, bytes) else attributes.SerializeToString()
+        self.put(BufferedEvent(self.item_id(), event_type, body, self.now_ns, answers, extra))
+        return 0
+
+    def append_buffered(self, event: BufferedEvent, attributes: bytes) -> int:
+        """Move a buffered event into history, under the time at which it arrived."""
+        self.drop(event)
+        time_field = wire.block(_EVENT_TIME, wire.time_body(event.time_ns))
+        return self._append(event.event_type, attributes, event.extra, time_field)
+
+    @property
+    def first_event_id(self) -> int:
+        """The id of the first event this transition appended (or would)."""
+        return self._first_event_id
+
+    @property
+    def events(self) -> bytes:
+        """The new events, framed as a History message."""
+        return b"".join(self._parts)
+
+    @property
+    def has_events(self) -> bool:
+        return bool(self._parts)
+
+    # -- items -------------------------------------------------------------------------------------
+
+    def item_id(self) -> int:
+        """A fresh item id."""
+        state = self.run.state
+        state.next_item_id += 1
+        return state.next_item_id - 1
+
+    def put(self, item: AnyItem) -> None:
+        """Add an item, or note that one has changed."""
+        if item.id not in self.run.items:
+            self.run.index(item)
+        self.changed[item.id] = item
+
+    def drop(self, item: AnyItem) -> None:
+        """Remove an item."""
+        self.run.forget(item)
+        self.changed.pop(item.id, None)
+        self.dropped[item.id] = None  # a delete of a row that was never written costs nothing
+
+    # -- time and chance ---------------------------------------------------------------------------
+
+    def wake_at(self, time_ns: int) -> None:
+        """Make sure that the run is looked at by then. 0 is ignored."""
+        state = self.run.state
+        if time_ns and (not state.wake_at_ns or time_ns < state.wake_at_ns):
+            state.wake_at_ns = time_ns
+            self.wake_changed = True
+
+    def new_id(self) -> str:
+        """A fresh UUID from the transition's own randomness."""
+        return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
