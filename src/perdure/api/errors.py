@@ -106,7 +106,7 @@ class InvalidArgument(RPCError):
 
 
 class NotFound(RPCError):
-    """The workflow, run, activity, task or update named by the request does not exist (any more)."""
+    """The workflow, run, activity, task or update that is named does not exist (any more)."""
 
     code = StatusCode.NOT_FOUND
 
@@ -220,7 +220,7 @@ class Unimplemented(RPCError):
 
 
 class Unavailable(RPCError):
-    """The node or its database cannot serve now. What the call asked for may or may not be done: retry."""
+    """The node or its database cannot serve now. The request may or may not be done: retry."""
 
     code = StatusCode.UNAVAILABLE
 

@@ -1,4 +1,4 @@
-"""A small writer of protobuf's wire format, for messages that are built thousands of times a second.
+"""A small writer of protobuf's wire format, for messages built thousands of times a second.
 
 Building a message through its Python class costs 4 to 13 µs, most of it in nested constructors.
 An event's envelope and the attributes of the hottest events are written as bytes directly instead;

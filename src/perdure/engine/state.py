@@ -13,7 +13,10 @@ import msgspec
 
 
 class RetryPolicy(msgspec.Struct, array_like=True):
-    """temporal.api.common.v1.RetryPolicy; maximum_attempts 0 = unlimited, maximum_interval 0 = 100 × initial."""
+    """temporal.api.common.v1.RetryPolicy.
+
+    maximum_attempts 0 is unlimited; maximum_interval 0 is 100 times the initial interval.
+    """
 
     initial_interval_ns: int
     backoff_coefficient: float
