@@ -162,15 +162,22 @@ class Converter:
             ConversionError: naming the function and the argument; nothing was appended.
         """
         types = signature.types
-        known = len(types)
-        wires = []
-        for index, value in enumerate(values):
-            type_ = types[index] if index < known else signature.type_at(index)
+        if len(values) > len(types):
+            types = tuple([signature.type_at(index) for index in range(len(values))])
+        entries = []
+        for value, type_ in zip(values, types, strict=False):
+            if type(value) is type_ and type_ in _PLAIN:  # most arguments: nothing to check
+                try:
+                    entries.append(_json_entry(self._json.encode(value)))
+                    continue
+                except (OverflowError, UnicodeEncodeError):
+                    pass
             try:
-                wires.append(_entry(self._checked(value, type_)))
+                entries.append(_entry(self._checked(value, type_)))
             except ConversionError as error:
-                raise _in_call(error, signature, signature.argument_name(index)) from error
-        payloads.MergeFromString(b"".join(wires))
+                argument = signature.argument_name(len(entries))
+                raise _in_call(error, signature, argument) from error
+        payloads.MergeFromString(b"".join(entries))
 
     def arguments(self, payloads: Payloads, signature: Signature) -> list[Any]:
         """A call's arguments as its function declares them.
@@ -180,12 +187,16 @@ class Converter:
         """
         encoded = payloads.payloads
         signature.check_count(len(encoded))
-        values = []
-        for index, payload in enumerate(encoded):
+        types = signature.types
+        if len(encoded) > len(types):
+            types = tuple([signature.type_at(index) for index in range(len(encoded))])
+        values: list[Any] = []
+        for payload, type_ in zip(encoded, types, strict=False):
             try:
-                values.append(self.decode(payload, signature.type_at(index)))
+                values.append(self.decode(payload, type_))
             except ConversionError as error:
-                raise _in_call(error, signature, signature.argument_name(index)) from error
+                argument = signature.argument_name(len(values))
+                raise _in_call(error, signature, argument) from error
         return values
 
     def fill_result(self, payloads: Payloads, value: Any, signature: Signature) -> None:
@@ -344,11 +355,24 @@ def _json_wire(data: bytes) -> bytes:
     return _JSON_HEAD + _varint(len(data)) + data
 
 
+def _json_entry(data: bytes) -> bytes:
+    """A JSON payload as an element of `Payloads`."""
+    size = len(data)
+    if size < len(_JSON_ENTRY_HEADS):
+        return _JSON_ENTRY_HEADS[size] + data
+    return _entry(_json_wire(data))
+
+
 _SHORT: Final = [bytes((number,)) for number in range(0x80)]
 _JSON_HEAD: Final = _head(_JSON)
 _BINARY_HEAD: Final = _head(_BINARY)
 _NULL_WIRE: Final = _head(_NULL)[:-1]
 _SCALARS: Final = frozenset({str, int, float, bool})
+_PLAIN: Final = frozenset({str, int, bool})
+_JSON_ENTRY_HEADS: Final = [
+    b"\x0a" + _varint(len(_JSON_HEAD) + 1 + size) + _JSON_HEAD + _varint(size) for size in range(96)
+]
+"""What stands before the data of a short JSON payload inside `Payloads`, by the data's size."""
 
 
 # --- helpers ----------------------------------------------------------------------------------
