@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from enum import IntEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 from temporalio.api.common.v1 import RetryPolicy as RetryPolicyMessage
 
@@ -266,6 +266,24 @@ class ActivityOptions:
         return self.start_to_close_timeout
 
 
+class ActivityOptionFields(TypedDict, total=False):
+    """The fields of `ActivityOptions` as keyword arguments."""
+
+    task_queue: str | None
+    start_to_close_timeout: timedelta | None
+    schedule_to_close_timeout: timedelta | None
+    schedule_to_start_timeout: timedelta | None
+    heartbeat_timeout: timedelta | None
+    retry: RetryPolicy | None
+    cancellation_type: ActivityCancellationType | None
+    activity_id: str | None
+    summary: str | None
+    priority: Priority | None
+    local: bool | None
+    local_retry_threshold: timedelta | None
+    eager: bool | None
+
+
 Executor = Literal["thread", "process"]
 """Where a plain ``def`` activity runs."""
 
@@ -324,6 +342,7 @@ def timedelta_or_none(length_ns: int) -> timedelta | None:
 __all__ = [
     "ACTIVITY_OPTION_NAMES",
     "ActivityCancellationType",
+    "ActivityOptionFields",
     "ActivityOptions",
     "ChildWorkflowCancellationType",
     "DEFAULT_START_TO_CLOSE_TIMEOUT",
