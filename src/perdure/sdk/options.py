@@ -109,6 +109,14 @@ class UpdateWaitStage(IntEnum):
     COMPLETED = 3
 
 
+class ResetReapply(IntEnum):
+    """What happens, after a reset, to the signals and updates that came after the reset point."""
+
+    SIGNALS = 1
+    NONE = 2
+    ALL = 3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """How something that failed is tried again.
@@ -351,6 +359,7 @@ __all__ = [
     "ParentClosePolicy",
     "Priority",
     "QueryRejectCondition",
+    "ResetReapply",
     "RetryPolicy",
     "UpdateWaitStage",
     "WorkflowIDConflictPolicy",
