@@ -1,14 +1,14 @@
 """What a database must do for perdure: the one contract that every store keeps.
 
-A store holds *runs*. A run is known by its ``key``, a small integer that the store hands out. Its data
-are: a ``Record`` (what list and describe show; rarely written), a hot ``state`` blob with a version
-(written by every transition), *items* (what is pending: activities, timers, …; one small row each),
-the append-only history, *tasks* waiting for a worker, and outbox *messages* for other runs. The blobs
-are opaque to the store.
+A store holds *runs*. A run is known by its ``key``, a small integer that the store hands out. Its
+data are: a ``Record`` (what list and describe show; rarely written), a hot ``state`` blob with a
+version (written by every transition), *items* (what is pending: activities, timers, …; one small row
+each), the append-only history, *tasks* waiting for a worker, and outbox *messages* for other runs.
+The blobs are opaque to the store.
 
-Everything is written by ``commit``: many transitions in one database transaction. Each ``Write`` names
-the version it is based on; a write based on another version than the stored one is a conflict, and its
-whole unit is left out while the rest of the batch is committed.
+Everything is written by ``commit``: many transitions in one database transaction. Each ``Write``
+names the version it is based on; a write based on another version than the stored one is a conflict,
+and its whole unit is left out while the rest of the batch is committed.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class NamespaceRow(msgspec.Struct):
 
 
 Unit = Sequence[Write]
-"""Writes that are committed together or not at all (e.g. a run and its continue-as-new successor)."""
+"""Writes committed together or not at all (e.g. a run and its continue-as-new successor)."""
 
 
 class StoreError(Exception):
@@ -162,7 +162,10 @@ class Store(Protocol):
         """
 
     async def allocate(self, count: int) -> int:
-        """The first of `count` fresh ids, for run keys, task ids and message ids. Never handed out twice."""
+        """The first of `count` fresh ids, for keys of runs and ids of tasks and messages.
+
+        No id is ever handed out twice, whatever crashes or is deleted.
+        """
 
     async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
         """The key of a run; without `run_id` the open one, else the one that started last."""
@@ -171,7 +174,13 @@ class Store(Protocol):
         """All of one run but its history."""
 
     async def history(
-        self, key: int, first_event_id: int, last_event_id: int, *, limit: int, reverse: bool = False
+        self,
+        key: int,
+        first_event_id: int,
+        last_event_id: int,
+        *,
+        limit: int,
+        reverse: bool = False,
     ) -> list[HistoryBatch]:
         """Up to `limit` batches that overlap the range, in order of event id (or the reverse)."""
 
@@ -182,7 +191,7 @@ class Store(Protocol):
         """The number of runs, per group: one pair ([], n) when the query does not group."""
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
-        """(key, wake_at_ns) of the runs whose alarm is set for `until_ns` or before, earliest first."""
+        """(key, wake_at_ns) of runs whose alarm is set for `until_ns` or before, earliest first."""
 
     async def next_alarm(self) -> int | None:
         """The earliest alarm of all runs."""
@@ -202,7 +211,10 @@ class Store(Protocol):
         """Undelivered outbox messages, oldest first."""
 
     async def delete(self, key: int) -> bool:
-        """Remove a run, all of it; False when there is none."""
+        """Remove a run with its items, history and messages; False when there is none.
+
+        Its waiting tasks stay: they are stale now, and dropped when claimed.
+        """
 
     async def put_namespace(self, row: NamespaceRow) -> None:
         """Insert or replace a namespace."""

@@ -1,0 +1,118 @@
+"""What can be asked of a database: functions of a connection, for any thread."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+
+from perdure.store.contract import HistoryBatch, Loaded, MessageRow, NamespaceRow, Record, TaskRow
+from perdure.store.query import Query
+from perdure.store.sqlite import render
+from perdure.store.sqlite.batch import ITEM_BITS, MAX_ITEM_ID
+from perdure.store.sqlite.statements import STATEMENTS as SQL
+
+_ATTRIBUTES_AT = Record.__struct_fields__.index("search_attributes")
+_decode = msgspec.json.Decoder(dict[str, str | int | float | bool | list[str]]).decode
+
+
+def find(db: sqlite3.Connection, namespace: str, workflow_id: str, run_id: str) -> int | None:
+    """The key of a run: the one named, or the open one, or the last one."""
+    if run_id:
+        row = db.execute(SQL["find_run"], (namespace, run_id, workflow_id)).fetchone()
+    else:
+        row = (
+            db.execute(SQL["find_open"], (namespace, workflow_id)).fetchone()
+            or db.execute(SQL["find_last"], (namespace, workflow_id)).fetchone()
+        )
+    return None if row is None else int(row[0])
+
+
+def load(db: sqlite3.Connection, key: int) -> Loaded | None:
+    """A run but its history."""
+    state = db.execute(SQL["load_state"], (key,)).fetchone()
+    if state is None:
+        return None
+    record = db.execute(SQL["load_record"], (key,)).fetchone()
+    low = key << ITEM_BITS
+    items = db.execute(SQL["load_items"], (low, low | MAX_ITEM_ID)).fetchall()
+    return Loaded(
+        record=to_record(record),
+        version=state[0],
+        wake_at_ns=state[1],
+        state=state[2],
+        items=[(row_id & MAX_ITEM_ID, body) for row_id, body in items],
+    )
+
+
+def to_record(row: tuple[object, ...]) -> Record:
+    """A row of `runs`, whose columns are the fields of Record in their order."""
+    values = list(row)
+    text = values[_ATTRIBUTES_AT]
+    assert isinstance(text, str)
+    values[_ATTRIBUTES_AT] = {} if text == "{}" else _decode(text)
+    return Record(*values)  # type: ignore[arg-type]
+
+
+def history(
+    db: sqlite3.Connection, key: int, first: int, last: int, limit: int, reverse: bool
+) -> list[HistoryBatch]:
+    """Batches that overlap a range of event ids."""
+    statement = SQL["history_reversed" if reverse else "history"]
+    named = {"key": key, "first": first, "last": last, "limit": limit}
+    return [HistoryBatch(*row) for row in db.execute(statement, named)]
+
+
+def changes(db: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, int, HistoryBatch]]:
+    """History in commit order."""
+    rows = db.execute(SQL["changes"], (after, limit)).fetchall()
+    return [(row[0], row[1], HistoryBatch(*row[2:])) for row in rows]
+
+
+def list_runs(db: sqlite3.Connection, query: Query) -> list[Record]:
+    """A page of runs."""
+    return [to_record(row) for row in db.execute(*render.select(query))]
+
+
+def count_runs(db: sqlite3.Connection, query: Query) -> list[tuple[list[object], int]]:
+    """Groups and their sizes."""
+    return [(list(row[:-1]), row[-1]) for row in db.execute(*render.count(query))]
+
+
+def due(db: sqlite3.Connection, until_ns: int, limit: int) -> list[tuple[int, int]]:
+    """Alarms that have rung."""
+    return db.execute(SQL["due"], (until_ns, limit)).fetchall()
+
+
+def next_alarm(db: sqlite3.Connection) -> int | None:
+    """The earliest alarm."""
+    found: int | None = db.execute(SQL["next_alarm"]).fetchone()[0]
+    return found
+
+
+def in_flight(db: sqlite3.Connection) -> list[int]:
+    """Open runs marked as in flight."""
+    return [key for (key,) in db.execute(SQL["in_flight"])]
+
+
+def tasks(
+    db: sqlite3.Connection, namespace: str, queue: str, kind: int, after_id: int, limit: int
+) -> list[TaskRow]:
+    """Waiting tasks of a queue."""
+    rows = db.execute(SQL["tasks"], (namespace, queue, kind, after_id, limit))
+    return [TaskRow(*row) for row in rows]
+
+
+def task_queues(db: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
+    """Queues with waiting tasks."""
+    return db.execute(SQL["task_queues"]).fetchall()
+
+
+def messages(db: sqlite3.Connection, after_id: int, limit: int) -> list[MessageRow]:
+    """Undelivered messages."""
+    return [MessageRow(*row) for row in db.execute(SQL["messages"], (after_id, limit))]
+
+
+def namespaces(db: sqlite3.Connection) -> list[NamespaceRow]:
+    """All namespaces."""
+    return [NamespaceRow(*row) for row in db.execute(SQL["namespaces"])]
