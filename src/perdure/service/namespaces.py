@@ -1,0 +1,345 @@
+"""Namespaces: registered, described, updated, deprecated, deleted.
+
+All are held in memory, read once at open. A change is written to the store before it is seen by
+anybody, except a search attribute that a start or an upsert registers by its first use: that one is
+noted at once and written by ``flush`` before the run that uses it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+
+import msgspec
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.common.v1 import SearchAttributes
+from temporalio.api.enums.v1 import ArchivalState, NamespaceState
+from temporalio.api.errordetails.v1 import NamespaceInvalidStateFailure
+from temporalio.api.namespace.v1 import NamespaceConfig, NamespaceInfo
+from temporalio.api.workflowservice.v1 import (
+    DeprecateNamespaceRequest,
+    DeprecateNamespaceResponse,
+    DescribeNamespaceRequest,
+    DescribeNamespaceResponse,
+    ListNamespacesRequest,
+    ListNamespacesResponse,
+    RegisterNamespaceRequest,
+    RegisterNamespaceResponse,
+    UpdateNamespaceRequest,
+    UpdateNamespaceResponse,
+)
+
+from perdure.api.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NamespaceAlreadyExists,
+    NamespaceNotFound,
+    NotFound,
+)
+from perdure.api.times import SECOND_NS, duration, duration_ns
+from perdure.service import search_attributes
+from perdure.store.contract import NamespaceRow, Store
+
+DAY_NS = 86_400 * SECOND_NS
+REGISTERED = NamespaceState.NAMESPACE_STATE_REGISTERED
+DEPRECATED = NamespaceState.NAMESPACE_STATE_DEPRECATED
+DELETED = NamespaceState.NAMESPACE_STATE_DELETED
+MAXIMUM_NAME_SIZE_BYTES = 1000
+CLUSTER = "active"
+
+
+class Namespace(msgspec.Struct):
+    """What a namespace is; stored as MessagePack."""
+
+    name: str
+    id: str
+    description: str = ""
+    owner_email: str = ""
+    data: dict[str, str] = {}
+    retention_ns: int = DAY_NS
+    state: int = int(REGISTERED)
+    search_attributes: dict[str, int] = {}  # custom name → IndexedValueType
+
+    def row(self) -> NamespaceRow:
+        """The namespace as the store keeps it."""
+        return NamespaceRow(name=self.name, id=self.id, body=_encode(self))
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Namespace).decode
+
+
+class Namespaces:
+    """All namespaces of a store.
+
+    Args:
+        store: where they are kept.
+        new_id: gives a fresh UUID.
+        auto_register: whether an unknown search attribute is registered by its first use.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
+        auto_register: bool = True,
+    ) -> None:
+        self._store = store
+        self._new_id = new_id
+        self._auto_register = auto_register
+        self._all: dict[str, Namespace] = {}
+        self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
+
+    async def open(self) -> None:
+        """Read them all; make ``default`` on a fresh store."""
+        self._all = {row.name: _decode(row.body) for row in await self._store.namespaces()}
+        if "default" not in self._all:
+            await self.put(Namespace("default", self._new_id(), "The default namespace."))
+
+    # -- look-up -----------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Namespace:
+        """The namespace of that name.
+
+        Raises:
+            InvalidArgument: the name is empty.
+            NamespaceNotFound: there is none, or it was deleted.
+        """
+        found = self._all.get(name)
+        if found is None or found.state == DELETED:
+            if not name:
+                raise InvalidArgument("Namespace is empty.")
+            raise NamespaceNotFound(name)
+        return found
+
+    def get_for_start(self, name: str) -> Namespace:
+        """The namespace, if new runs may start in it; FailedPrecondition once it is deprecated."""
+        found = self.get(name)
+        if found.state != REGISTERED:
+            detail = NamespaceInvalidStateFailure(
+                namespace=name,
+                state=found.state,  # type: ignore[arg-type]
+                allowed_states=[REGISTERED],
+            )
+            raise FailedPrecondition(
+                f"Namespace {name} has invalid state: Deprecated. Must be Registered.", [detail]
+            )
+        return found
+
+    def find(self, name: str, namespace_id: str) -> Namespace:
+        """By name, or by id where no name is given."""
+        if name:
+            return self.get(name)
+        if not namespace_id:
+            raise InvalidArgument("Namespace not set on request.")
+        for namespace in self._all.values():
+            if namespace.id == namespace_id and namespace.state != DELETED:
+                return namespace
+        raise NamespaceNotFound(namespace_id)
+
+    def all(self) -> list[Namespace]:
+        """Those that are not deleted, by name."""
+        return sorted(
+            (n for n in self._all.values() if n.state != DELETED), key=lambda found: found.name
+        )
+
+    def deleted(self) -> list[Namespace]:
+        """Those that are marked as deleted: their runs are being removed, or are gone."""
+        return [n for n in self._all.values() if n.state == DELETED]
+
+    def was_deleted(self, name: str) -> bool:
+        """Whether a namespace of that name was deleted and not registered again."""
+        found = self._all.get(name)
+        return found is not None and found.state == DELETED
+
+    # -- change ------------------------------------------------------------------------------------
+
+    async def put(self, namespace: Namespace) -> None:
+        """Write a namespace, then let it be seen."""
+        await self._store.put_namespace(namespace.row())
+        noted = self._noted.get(namespace.name)
+        if noted:  # while the write was under way
+            namespace.search_attributes = namespace.search_attributes | noted
+        self._all[namespace.name] = namespace
+
+    async def register(self, namespace: Namespace) -> None:
+        """Add a namespace; NamespaceAlreadyExists when the name is taken."""
+        taken = self._all.get(namespace.name)
+        if taken is not None and taken.state != DELETED:
+            raise NamespaceAlreadyExists(f'Namespace "{namespace.name}" already exists')
+        await self.put(namespace)
+
+    # -- search attributes -------------------------------------------------------------------------
+
+    def admit(self, name: str, attributes: SearchAttributes) -> None:
+        """Check attributes that a run sets, and note new ones for ``flush``.
+
+        Raises:
+            InvalidArgument: unknown (where use does not register), reserved, of a wrong type, or
+                over a limit. Nothing was noted.
+        """
+        if not attributes.indexed_fields:
+            return
+        namespace = self.get(name)
+        unknown = search_attributes.check(
+            attributes, namespace.search_attributes, name, register=self._auto_register
+        )
+        if unknown:
+            namespace.search_attributes = namespace.search_attributes | unknown
+            self._noted.setdefault(name, {}).update(unknown)
+
+    def values(self, name: str, attributes: SearchAttributes) -> dict[str, search_attributes.Value]:
+        """The plain values, as a store's Record holds them, of attributes that were admitted."""
+        found = self._all.get(name)
+        return search_attributes.values(attributes, found.search_attributes if found else {})
+
+    @property
+    def dirty(self) -> bool:
+        """Whether ``flush`` has something to write. Do so before committing a run that uses it."""
+        return bool(self._noted)
+
+    async def flush(self) -> None:
+        """Write what ``admit`` noted; on failure it stays noted."""
+        for name in sorted(self._noted):
+            written = dict(self._noted[name])
+            await self._store.put_namespace(self._all[name].row())
+            left = self._noted.get(name, {})
+            left = {key: kind for key, kind in left.items() if written.get(key) != kind}
+            if left:
+                self._noted[name] = left
+            else:
+                self._noted.pop(name, None)
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+
+def describe(namespace: Namespace) -> DescribeNamespaceResponse:
+    """A namespace as the API shows it; capabilities are what this version passes tests for."""
+    answer = DescribeNamespaceResponse()
+    _fill_info(answer.namespace_info, namespace)
+    _fill_config(answer.config, namespace)
+    answer.replication_config.active_cluster_name = CLUSTER
+    answer.replication_config.clusters.add().cluster_name = CLUSTER
+    return answer
+
+
+def _fill_info(info: NamespaceInfo, namespace: Namespace) -> None:
+    info.name = namespace.name
+    info.id = namespace.id
+    info.state = namespace.state  # type: ignore[assignment]
+    info.description = namespace.description
+    info.owner_email = namespace.owner_email
+    for key, value in namespace.data.items():
+        info.data[key] = value
+    info.capabilities.eager_workflow_start = True
+    info.capabilities.sync_update = True
+    info.capabilities.async_update = True
+    info.limits.blob_size_limit_error = 2 * 1024 * 1024
+    info.limits.memo_size_limit_error = 2 * 1024 * 1024
+
+
+def _fill_config(config: NamespaceConfig, namespace: Namespace) -> None:
+    config.workflow_execution_retention_ttl.CopyFrom(duration(namespace.retention_ns))
+    config.history_archival_state = ArchivalState.ARCHIVAL_STATE_DISABLED
+    config.visibility_archival_state = ArchivalState.ARCHIVAL_STATE_DISABLED
+
+
+def _retention_ns(value: Duration) -> int:
+    retention_ns = duration_ns(value)
+    if retention_ns < 3600 * SECOND_NS:
+        raise InvalidArgument(
+            "A valid retention period is not set on request: workflow_execution_retention_period "
+            "must be one hour or more."
+        )
+    return retention_ns
+
+
+def _check_name(name: str) -> None:
+    if not name:
+        raise InvalidArgument("Namespace not set on request.")
+    if len(name.encode()) > MAXIMUM_NAME_SIZE_BYTES:
+        raise InvalidArgument("Namespace length exceeds limit.")
+
+
+class NamespaceRPCs:
+    """The RPCs about namespaces, as a part of the service."""
+
+    namespaces: Namespaces
+
+    async def register_namespace(
+        self, request: RegisterNamespaceRequest
+    ) -> RegisterNamespaceResponse:
+        """Add a namespace. A name that was deleted may be used again once its runs are gone."""
+        _check_name(request.namespace)
+        retention_ns = _retention_ns(request.workflow_execution_retention_period)
+        if self.namespaces.was_deleted(request.namespace):
+            await self.purge_namespace(request.namespace)
+        await self.namespaces.register(
+            Namespace(
+                name=request.namespace,
+                id=str(uuid.uuid4()),
+                description=request.description,
+                owner_email=request.owner_email,
+                data=dict(request.data),
+                retention_ns=retention_ns,
+            )
+        )
+        return RegisterNamespaceResponse()
+
+    async def purge_namespace(self, name: str) -> None:
+        """Remove what is left of a deleted namespace's runs."""
+        raise NotImplementedError  # given by OperatorRPCs
+
+    async def describe_namespace(
+        self, request: DescribeNamespaceRequest
+    ) -> DescribeNamespaceResponse:
+        """A namespace by name or id, with the capabilities and limits that it really has."""
+        return describe(self.namespaces.find(request.namespace, request.id))
+
+    async def list_namespaces(self, request: ListNamespacesRequest) -> ListNamespacesResponse:
+        """All namespaces by name, paged; the token is the last name of the former page."""
+        size = request.page_size if request.page_size > 0 else 100
+        try:
+            after = request.next_page_token.decode()
+        except UnicodeDecodeError:
+            raise InvalidArgument("Invalid NextPageToken.") from None
+        rest = [found for found in self.namespaces.all() if found.name > after]
+        answer = ListNamespacesResponse(namespaces=[describe(found) for found in rest[:size]])
+        if len(rest) > size:
+            answer.next_page_token = rest[size - 1].name.encode()
+        return answer
+
+    async def update_namespace(self, request: UpdateNamespaceRequest) -> UpdateNamespaceResponse:
+        """Change what the request sets; the rest stays. `data` is merged."""
+        found = self.namespaces.get(request.namespace)
+        changed = msgspec.structs.replace(found)
+        info = request.update_info
+        changed.description = info.description or found.description
+        changed.owner_email = info.owner_email or found.owner_email
+        changed.data = found.data | dict(info.data)
+        if info.state:
+            if info.state not in {REGISTERED, DEPRECATED}:
+                raise InvalidArgument("A namespace's state can be set to Registered or Deprecated.")
+            changed.state = int(info.state)
+        if request.config.HasField("workflow_execution_retention_ttl"):
+            changed.retention_ns = _retention_ns(request.config.workflow_execution_retention_ttl)
+        await self.namespaces.put(changed)
+        described = describe(changed)
+        return UpdateNamespaceResponse(
+            namespace_info=described.namespace_info,
+            config=described.config,
+            replication_config=described.replication_config,
+        )
+
+    async def deprecate_namespace(
+        self, request: DeprecateNamespaceRequest
+    ) -> DeprecateNamespaceResponse:
+        """No more starts in this namespace; what runs goes on."""
+        try:
+            found = self.namespaces.get(request.namespace)
+        except InvalidArgument:
+            raise NotFound("Namespace  is not found.") from None
+        await self.namespaces.put(msgspec.structs.replace(found, state=int(DEPRECATED)))
+        return DeprecateNamespaceResponse()
