@@ -2,13 +2,13 @@
 
 A store holds *runs*. A run is known by its ``key``, a small integer that the store hands out. Its
 data are: a ``Record`` (what list and describe show; rarely written), a hot ``state`` blob with a
-version (written by every transition), *items* (what is pending: activities, timers, …; one small row
-each), the append-only history, *tasks* waiting for a worker, and outbox *messages* for other runs.
-The blobs are opaque to the store.
+version (written by every transition), *items* (what is pending: activities, timers, …; one small
+row each), the append-only history, *tasks* waiting for a worker, and outbox *messages* for other
+runs. The blobs are opaque to the store.
 
 Everything is written by ``commit``: many transitions in one database transaction. Each ``Write``
-names the version it is based on; a write based on another version than the stored one is a conflict,
-and its whole unit is left out while the rest of the batch is committed.
+names the version it is based on; a write based on another version than the stored one is a
+conflict, and its whole unit is left out while the rest of the batch is committed.
 """
 
 from __future__ import annotations

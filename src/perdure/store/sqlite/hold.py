@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import sys
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Hold:
     def __init__(self, database: Path) -> None:
         self.path = database.with_name(database.name + ".lock")
         self._fd = self._take(database)
+        _HOLDS.add(self)
 
     def _take(self, database: Path) -> int:
         for _ in range(_ATTEMPTS):
@@ -58,12 +60,29 @@ class Hold:
                 raise StoreUnavailable(_unwritable(database, error)) from error
         raise StoreUnavailable(f"cannot lock {self.path}: it keeps being replaced")
 
+    def forget(self) -> None:
+        """In a forked child: drop the copy, or the claim would outlive the parent in the child."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def release(self) -> None:
         """Let go. The file is removed while still locked, so that nobody locks a removed file."""
         if self._fd >= 0:
             self.path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
+
+
+_HOLDS: weakref.WeakSet[Hold] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for hold in list(_HOLDS):
+        hold.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def _describe(fd: int) -> None:

@@ -7,6 +7,7 @@ One job at a time. The thread sleeps on a lock, the cheapest wake-up there is, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -34,7 +35,8 @@ class Writer:
             except BaseException as raised:  # it belongs to who waits for the future
                 error = raised
             self._job = None
-            loop.call_soon_threadsafe(_settle, future, error)
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, future, error)
 
         self._job = job
         self._wake.release()
