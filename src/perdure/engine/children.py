@@ -1,9 +1,9 @@
 """Child workflows: initiated by a command, started through the outbox, heard of when they close.
 
-The parent's transition chooses the child's run id and request id and leaves a ``StartChild`` message.
-Whoever delivers it answers with ``started`` or ``start_failed``; the child's last run answers with
-``ChildClosed``, which ``closed`` applies. A message that arrives a second time finds no child that
-waits for it and does nothing, so delivery at least once becomes application exactly once.
+The parent's transition chooses the child's run id and request id and leaves a ``StartChild``
+message. Whoever delivers it answers with ``started`` or ``start_failed``; the child's last run
+answers with ``ChildClosed``, which ``closed`` applies. A message that arrives a second time finds
+no child that waits for it and does nothing: delivered at least once, applied exactly once.
 
 The delivery of ``StartChild`` goes: ``wanted`` (else drop the message), start the run under the
 message's run id, ``started``. When the parent closed meanwhile, ``after_close`` says what to send.
@@ -90,7 +90,7 @@ _COPIED = (
 )  # fmt: skip
 
 
-# -- the command ------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
 def validate(
@@ -121,7 +121,7 @@ def validate(
         if len(value.encode()) > id_limit_bytes:
             raise BadCommand(
                 _BAD, f"{field} on StartChildWorkflowExecutionCommand exceeds length limit."
-                f" Length={len(value.encode())} Limit={id_limit_bytes} {where[:200]}"
+                f" Length={len(value.encode())} Limit={id_limit_bytes} {where[:99]}"
             )  # fmt: skip
     _check_times(attributes, where)
     if attributes.HasField("retry_policy"):
@@ -173,7 +173,7 @@ def initiate(
     workflow_task_completed_event_id: int,
     user_metadata: bytes = b"",
 ) -> int:
-    """Apply a validated command: the initiated event, the pending child, the message that starts it.
+    """Apply a validated command: the initiated event, the pending child, its start's message.
 
     `user_metadata`: the command's, serialised. Returns the initiated event's id.
     """
@@ -294,7 +294,7 @@ def namespace_id(info: RunInfo, namespace: str) -> str:
     return info.namespace_id if namespace == info.namespace else ""
 
 
-# -- what the child answers -------------------------------------------------------------------------
+# -- what the child answers ------------------------------------------------------------------------
 
 
 def wanted(run: Execution, initiated_event_id: int) -> bool:
@@ -336,7 +336,10 @@ def started(
 
 
 def start_failed(tx: Transition, initiated_event_id: int, cause: int) -> bool:
-    """The child cannot start. `cause`: StartChildWorkflowExecutionFailedCause. False: as `started`."""
+    """The child cannot start. False: as `started`.
+
+    `cause`: number of StartChildWorkflowExecutionFailedCause.
+    """
     child = tx.run.children.get(initiated_event_id)
     if child is None or child.key or not tx.run.is_open:
         return False
@@ -361,8 +364,8 @@ def start_failed(tx: Transition, initiated_event_id: int, cause: int) -> bool:
 def closed(tx: Transition, message: ChildClosed) -> bool:
     """The child's last run closed. False: known already, not this run's child, or the run closed.
 
-    A child may close before its start is reported: the start is recorded first then. When the parent
-    was reset, the message belongs to the run that ``state.reset_run_id`` names.
+    A child may close before its start is reported: the start is recorded first then. When the
+    parent was reset, the message belongs to the run that ``state.reset_run_id`` names.
     """
     child = tx.run.children.get(message.initiated_event_id)
     if child is None or child.workflow_id != message.child_workflow_id or not tx.run.is_open:
@@ -407,13 +410,14 @@ def flush(tx: Transition, event: BufferedEvent, started_ids: dict[int, int]) -> 
     return False
 
 
-# -- when a run closes ------------------------------------------------------------------------------
+# -- when a run closes -----------------------------------------------------------------------------
 
 
 def tell_parent(tx: Transition, event_type: int, attributes: ClosedAttributes) -> None:
     """Send the parent, if any, how this run closed: its result, failure or details, without ids.
 
-    Not when another run follows (continue-as-new, retry, cron, reset): the parent hears of the last.
+    Not when another run follows (continue-as-new, retry, cron, reset): the parent hears only of
+    the last.
     """
     info = tx.run.info
     if not info.parent_key or tx.successor is not None or tx.run.state.reset_run_id:
@@ -445,8 +449,10 @@ def close_all(tx: Transition) -> None:
 
 
 def after_close(child: Child) -> TerminateRun | CancelRun | None:
-    """What the close of its parent means for a child. The run id is that of the child's *first* run:
-    the message is for whichever run of that chain is open."""
+    """What the close of its parent means for a child.
+
+    The run id is that of the child's *first* run: whichever run of that chain is open is meant.
+    """
     match child.parent_close_policy:
         case ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
             return None

@@ -1,8 +1,8 @@
 """Signals and cancel requests that a workflow sends to other workflows, children included.
 
-A command writes an initiated event and a message; whoever delivers the message answers with the event
-that says how it went. The target applies the message's request id once, and an answer that comes a
-second time finds nothing pending and does nothing.
+A command writes an initiated event and a message; whoever delivers the message answers with the
+event that says how it went. The target applies the message's request id once, and an answer that
+comes a second time finds nothing pending and does nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BAD_CANCEL: Final = (
 )
 
 
-# -- signals ----------------------------------------------------------------------------------------
+# -- signals ---------------------------------------------------------------------------------------
 
 
 def validate_signal(
@@ -100,9 +100,7 @@ def initiate_signal(
         event.input.CopyFrom(attributes.input)
     if attributes.HasField("header"):
         event.header.CopyFrom(attributes.header)
-    event_id = tx.append(
-        EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED, event
-    )
+    event_id = tx.append(EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED, event)
     pending = ExternalSignal(tx.item_id(), event_id, tx.new_id())
     tx.put(pending)
     tx.messages.append(signal_message(pending, event))
@@ -183,7 +181,7 @@ def signal_failed(tx: Transition, message: SignalRun, cause: int) -> bool:
     return True
 
 
-# -- cancel requests --------------------------------------------------------------------------------
+# -- cancel requests -------------------------------------------------------------------------------
 
 
 def validate_cancel(
@@ -312,7 +310,7 @@ def cancel_failed(tx: Transition, message: CancelRun, cause: int) -> bool:
     return True
 
 
-# -- the target -------------------------------------------------------------------------------------
+# -- the target ------------------------------------------------------------------------------------
 
 
 def may_reach(sender: RunInfo, target: RunInfo, message: SignalRun | CancelRun) -> bool:

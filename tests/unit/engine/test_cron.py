@@ -40,8 +40,10 @@ def test_next_time(spec: str, after: str, expected: str) -> None:
     [
         "nonsense", "* * * *", "* * * * * *", "61 * * * *", "* 24 * * *", "0 0 0 * *", "0 0 * 13 *",
         "0 0 * * 7", "0 0 L * *", "0 0 * * 1#2", "H * * * *", "@every", "@every x",
-        "@every 1h x", "@sometimes", "CRON_TZ=Mars/Olympus * * * * *", "CRON_TZ=Europe * * * * *",
-        "0 0 30 2 *", "5-1-2 * * * *", "*/0 * * * *", "CRON_TZ=../etc/passwd * * * * *", "@every 99999999999h",
+        "@every 1h x", "@sometimes",
+        "CRON_TZ=Mars/Olympus * * * * *", "CRON_TZ=Europe * * * * *",
+        "0 0 30 2 *", "5-1-2 * * * *", "*/0 * * * *", "CRON_TZ=../etc/passwd * * * * *",
+        "@every 99999999999h",
     ],
 )  # fmt: skip
 def test_errors_name_the_spec(spec: str) -> None:
