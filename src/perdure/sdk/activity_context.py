@@ -68,6 +68,10 @@ class ActivityInfo:
     priority: Priority = field(default_factory=Priority)
 
 
+_GUARD = threading.Lock()
+"""Held for moments only, so one serves all attempts."""
+
+
 class ActivityContext(ABC):
     """One running attempt. The worker makes it; the `activity` namespace asks it.
 
@@ -80,7 +84,6 @@ class ActivityContext(ABC):
         self._info: ActivityInfo | None = None
         self._cancelled_event: asyncio.Event | None = None
         self._thread_event: threading.Event | None = None
-        self._guard = threading.Lock()
 
     # --- what the namespace offers ------------------------------------------------------------
 
@@ -140,7 +143,7 @@ class ActivityContext(ABC):
 
     def wait_for_cancelled_sync(self, timeout_s: float | None) -> bool:
         """Wait in a thread until the activity is cancelled; False if the time ran out first."""
-        with self._guard:
+        with _GUARD:
             if self.reason is not None:
                 return True
             if self._thread_event is None:
@@ -151,7 +154,7 @@ class ActivityContext(ABC):
 
     def mark_cancelled(self, reason: CancellationReason) -> bool:
         """Record why the activity is to stop and wake who waits for it; False if it was before."""
-        with self._guard:
+        with _GUARD:
             if self.reason is not None:
                 return False
             self.reason = reason

@@ -1,0 +1,157 @@
+"""What a worker tells the service about an attempt that has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.workflowservice.v1 import (
+    PollActivityTaskQueueResponse,
+    RespondActivityTaskCanceledRequest,
+    RespondActivityTaskCompletedRequest,
+    RespondActivityTaskFailedRequest,
+)
+
+from perdure.api import errors as rpc
+from perdure.sdk.activity_context import CancellationReason
+from perdure.sdk.errors import ApplicationError, CompleteAsync, ErrorCategory, UnknownTypeError
+from perdure.sdk.failures import fill_failure
+from perdure.sdk.processes import ChildFailure
+from perdure.sdk.running import RunningActivity
+
+if TYPE_CHECKING:
+    from perdure.sdk.client import Client
+
+__all__ = ["Answers", "shutdown_error"]
+
+_log = logging.getLogger("perdure.activity")
+
+_SHUTDOWN_TYPE: Final = "WorkerShutdown"
+
+
+class Answers:
+    """Reports results, failures and cancellations in the name of one worker."""
+
+    def __init__(self, client: Client, identity: str) -> None:
+        self._client = client
+        self._identity = identity
+
+    async def answer(
+        self, attempt: RunningActivity, result: Payloads | None, error: BaseException | None
+    ) -> None:
+        """Tell the service how an attempt ended."""
+        task = attempt.task
+        try:
+            if error is None:
+                await self._complete(task, result)
+            elif isinstance(error, CompleteAsync):
+                return
+            elif isinstance(error, asyncio.CancelledError):
+                await self._stopped(attempt, error)
+            else:
+                await self.fail(task, error, attempt)
+        except rpc.NotFound as problem:
+            _log.debug("%s is not wanted any more: %s", attempt.definition.name, problem)
+        except rpc.InvalidArgument as problem:  # too large, say: fail it, so that somebody sees why
+            await self._fail_oversized(attempt, problem)
+        except rpc.RPCError as problem:
+            _log.error("The result of %s is lost: %s", attempt.definition.name, problem)
+
+    async def _complete(self, task: PollActivityTaskQueueResponse, result: Payloads | None) -> None:
+        request = RespondActivityTaskCompletedRequest()
+        request.task_token = task.task_token
+        request.namespace = self._client.namespace
+        request.identity = self._identity
+        if result is not None:
+            request.result.CopyFrom(result)
+        await self._client.calls("respond_activity_task_completed", request)
+
+    async def _stopped(self, attempt: RunningActivity, error: asyncio.CancelledError) -> None:
+        """The function ended by a cancellation: what to answer depends on who wanted it."""
+        reason = attempt.reason
+        if reason is CancellationReason.CANCEL_REQUESTED:
+            request = RespondActivityTaskCanceledRequest(
+                task_token=attempt.task.task_token,
+                namespace=self._client.namespace,
+                identity=self._identity,
+            )
+            if attempt.latest is not None:
+                request.details.CopyFrom(attempt.latest)
+            await self._client.calls("respond_activity_task_canceled", request)
+        elif reason is None:
+            text = str(error) or "a cancellation that nobody asked for"
+            await self.fail(attempt.task, ApplicationError(text, type="CancelledError"), attempt)
+        elif reason is CancellationReason.WORKER_SHUTDOWN:
+            await self.fail(attempt.task, shutdown_error(), attempt)
+        elif reason in (CancellationReason.PAUSED, CancellationReason.RESET):
+            kind = f"Activity{reason.name.capitalize()}"
+            await self.fail(attempt.task, ApplicationError(reason.value, type=kind), attempt)
+
+    async def fail(
+        self,
+        task: PollActivityTaskQueueResponse,
+        error: BaseException,
+        attempt: RunningActivity | None,
+    ) -> None:
+        if attempt is not None:
+            _log_failure(attempt, error)
+        request = RespondActivityTaskFailedRequest(
+            task_token=task.task_token,
+            namespace=self._client.namespace,
+            identity=self._identity,
+        )
+        if isinstance(error, ChildFailure):
+            request.failure.CopyFrom(error.failure)
+        else:
+            fill_failure(request.failure, error, self._client.converter)
+        if attempt is not None and attempt.latest is not None:
+            request.last_heartbeat_details.CopyFrom(attempt.latest)
+        await self._client.calls("respond_activity_task_failed", request)
+
+    async def _fail_oversized(self, attempt: RunningActivity, problem: rpc.RPCError) -> None:
+        error = ApplicationError(
+            f"The answer of {attempt.definition.name} was refused: {problem.message}",
+            type="AnswerRefused",
+            non_retryable=True,
+        )
+        try:
+            await self.fail(attempt.task, error, None)
+        except rpc.RPCError as again:
+            _log.error("The result of %s is lost: %s", attempt.definition.name, again)
+
+    async def refuse(self, task: PollActivityTaskQueueResponse, known: Sequence[str]) -> None:
+        error = UnknownTypeError("activity", task.activity_type.name, known)
+        _log.warning("%s", error)
+        try:
+            await self.fail(task, error, None)
+        except rpc.RPCError as problem:
+            _log.warning("Could not refuse activity %s: %s", task.activity_type.name, problem)
+
+
+def shutdown_error() -> ApplicationError:
+    """What an attempt fails with that did not end in time: to be retried elsewhere at once."""
+    return ApplicationError(
+        "The worker was shut down while the activity ran",
+        type=_SHUTDOWN_TYPE,
+        next_retry_delay=timedelta(milliseconds=1),
+        category=ErrorCategory.BENIGN,
+    )
+
+
+def _log_failure(attempt: RunningActivity, error: BaseException) -> None:
+    benign = isinstance(error, ApplicationError) and error.category is ErrorCategory.BENIGN
+    level = logging.DEBUG if benign else logging.WARNING
+    if _log.isEnabledFor(level):
+        _log.log(
+            level,
+            "Attempt %d of activity %s (workflow %s) failed: %s: %s",
+            attempt.task.attempt,
+            attempt.definition.name,
+            attempt.task.workflow_execution.workflow_id,
+            type(error).__name__,
+            error,
+        )
