@@ -109,6 +109,14 @@ class ActivityWorker:
         around_beat = chain(intercepting, ActivityInterceptor, "heartbeat", beat)
         self.heartbeat = None if around_beat is beat else around_beat
 
+    @property
+    def takes_eagerly(self) -> bool:
+        """Is it worth while to be given activities with the answer to a workflow task?
+
+        Not with a service in this process, where every free slot has a poll that gets it as soon.
+        """
+        return bool(self.activities) and is_remote(self.client.service)
+
     # --- life ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -119,7 +127,7 @@ class ActivityWorker:
         """
         self.loop = asyncio.get_running_loop()
         watch = self.loop.create_task(self._watch(), name="perdure-activity-watch")
-        poll = self._serve_slot if self._pollers == self.slots else self._feed_slots
+        poll = self._feed_slots if is_remote(self.client.service) else self._serve_slot
         pollers = [
             self.loop.create_task(poll(), name=f"perdure-activity-poll-{number}")
             for number in range(self._pollers)
@@ -272,24 +280,16 @@ class ActivityWorker:
         finally:
             self._give_back()
 
-    def reserve_eager(self, wanted: int) -> int:
-        """Keep up to `wanted` slots for activities that come with the answer to a workflow task.
-
-        Returns how many were kept; `start_eager` takes them or gives them back.
-        """
-        if self.shutting_down or self._pollers == self.slots or self.loop is None:
-            return 0  # every slot of a service in this process is polling already
-        kept = max(0, min(wanted, self.slots - self._taken))
-        self._taken += kept
-        return kept
-
-    def start_eager(self, tasks: Sequence[PollActivityTaskQueueResponse], reserved: int) -> None:
-        """Run activities in reserved slots and free the slots that are not needed."""
-        assert len(tasks) <= reserved, "the service sent more activities than were asked for"
+    def take(self, tasks: Sequence[PollActivityTaskQueueResponse]) -> None:
+        """Run activities that came with the answer to a workflow task, as slots are free."""
         for task in tasks:
-            self._start(task)
-        for _ in range(reserved - len(tasks)):
-            self._give_back()
+            runner = self.loop.create_task(self._run_eager(task))
+            self._tasks.add(runner)
+            runner.add_done_callback(self._tasks.discard)
+
+    async def _run_eager(self, task: PollActivityTaskQueueResponse) -> None:
+        await self._take_slot()
+        await self._run_in_slot(task)
 
     # --- one activity -------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +150,7 @@ class WorkflowDescription(WorkflowExecution):
     run_timeout: timedelta | None
     pending_activities: Sequence[PendingActivity]
     pending_children: Sequence[PendingChild]
-    raw: DescribeWorkflowExecutionResponse
+    raw: DescribeWorkflowExecutionResponse = field(repr=False)
 
     @classmethod
     def from_response(

@@ -148,6 +148,9 @@ class Worker:
             pollers=pollers,
             max_concurrent_tasks=max_concurrent_workflow_tasks,
             run_local_activity=self._activity_worker.run_local,
+            take_activities=(
+                self._activity_worker.take if self._activity_worker.takes_eagerly else None
+            ),
             failure_exception_types=tuple(workflow_failure_exception_types),
         )
         self._running: asyncio.Task[None] | None = None
