@@ -1,0 +1,56 @@
+"""The seam of time: nothing in the service asks the operating system or the loop for it directly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Alarm(Protocol):
+    """A callback that waits for its time."""
+
+    def cancel(self) -> None:
+        """Forget it; nothing happens when it has run already."""
+
+
+class Clock(Protocol):
+    """Where a node gets its time from."""
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch; never less than an earlier answer."""
+
+    def call_at(self, time_ns: int, callback: Callable[[], None]) -> Alarm:
+        """Call back on the loop's thread at that time, or soon if it has passed."""
+
+
+class SystemClock:
+    """The machine's clock. It stands still rather than go backwards when the machine's is set back."""
+
+    def __init__(self) -> None:
+        self._latest_ns = 0
+
+    def now_ns(self) -> int:
+        now_ns = time.time_ns()
+        if now_ns < self._latest_ns:
+            return self._latest_ns
+        self._latest_ns = now_ns
+        return now_ns
+
+    def call_at(self, time_ns: int, callback: Callable[[], None]) -> Alarm:
+        delay_s = max(0, time_ns - self.now_ns()) / 1e9
+        # A month at a time: some selectors refuse longer waits. Callers look at the clock when called.
+        return asyncio.get_running_loop().call_later(min(delay_s, 2_592_000.0), callback)
+
+
+async def sleep_until(clock: Clock, time_ns: int) -> None:
+    """Wait on a node's clock."""
+    done = asyncio.get_running_loop().create_future()
+    while clock.now_ns() < time_ns:
+        alarm = clock.call_at(time_ns, lambda: None if done.done() else done.set_result(None))
+        try:
+            await done
+        finally:
+            alarm.cancel()
+        done = asyncio.get_running_loop().create_future()

@@ -1,0 +1,165 @@
+"""Group commit: all transitions that are ready are written in one database transaction.
+
+While a commit is under way, units gather; when it is done, they are the next batch. Nobody is
+answered, and no task is handed out, before the unit it belongs to is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from perdure.api.errors import RPCError, Unavailable
+from perdure.service.namespaces import Namespaces
+from perdure.service.settings import Settings
+from perdure.service.units import Conflict, Unit
+from perdure.store.contract import Store, StoreError
+from perdure.store.contract import Unit as StoredUnit
+
+log = logging.getLogger("perdure.service")
+
+
+class Committer:
+    """Writes units, in the order in which they were queued.
+
+    Args:
+        store: where to.
+        namespaces: search attributes that a run uses first are registered before the run is written.
+        committed, lost: told of every unit's end before its waiters are.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        namespaces: Namespaces,
+        *,
+        committed: Callable[[Unit], None],
+        lost: Callable[[Unit], None],
+    ) -> None:
+        self._store = store
+        self._namespaces = namespaces
+        self._batch_max = settings.commit_units_max
+        self._queue_max = settings.commit_queue_max
+        self._committed = committed
+        self._lost = lost
+        self._queue: deque[Unit] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._batch: list[Unit] = []
+        self._settled: list[asyncio.Future[None]] = []
+        self._closing = False
+        self.commits = 0
+        self.units = 0
+
+    def open(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-committer")
+
+    async def close(self) -> None:
+        """Write what is queued, then stop."""
+        self._closing = True
+        self._rouse()
+        if self._task is not None:
+            await self._task
+
+    @property
+    def is_full(self) -> bool:
+        """Whether new work should wait."""
+        return len(self._queue) >= self._queue_max
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is being written."""
+        return not self._queue and not self._batch
+
+    def put(self, unit: Unit) -> None:
+        """Queue a unit."""
+        self._queue.append(unit)
+        wake = self._wake
+        if wake is not None and not wake.done():
+            wake.set_result(None)
+
+    async def settled(self) -> None:
+        """Wait for the end of the commit that is under way, if one is."""
+        if self._batch:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._settled.append(future)
+            await future
+
+    def _rouse(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._queue:
+                if self._closing:
+                    return
+                self._wake = loop.create_future()
+                await self._wake
+                self._wake = None
+            self._take_batch()
+            if self._batch:
+                await self._write()
+
+    def _take_batch(self) -> None:
+        queue, batch = self._queue, self._batch
+        while queue and len(batch) < self._batch_max:
+            unit = queue.popleft()
+            if not unit.abandoned:
+                unit.sent = True
+                batch.append(unit)
+
+    async def _write(self) -> None:
+        batch = self._batch
+        conflicts: list[int] = []
+        failure: Exception | None = None
+        try:
+            if self._namespaces.dirty:
+                await self._namespaces.flush()
+            rows: list[StoredUnit] = [unit.encode() for unit in batch]
+            conflicts = await self._store.commit(rows)
+        except StoreError as error:
+            failure = Unavailable(f"The database cannot be written: {error}")
+        except Exception as error:
+            log.exception("a commit failed in an unforeseen way")
+            failure = Unavailable(f"The commit failed: {error!r}")
+        self.commits += 1
+        self.units += len(batch)
+        self._batch = []
+        lost = set(conflicts)
+        for position, unit in enumerate(batch):
+            if failure is None and position not in lost:
+                self._finish(unit)
+            else:
+                self.lose(unit, failure or Conflict())
+        for future in self._settled:
+            if not future.done():
+                future.set_result(None)
+        self._settled.clear()
+
+    def _finish(self, unit: Unit) -> None:
+        try:
+            self._committed(unit)
+        except Exception:
+            log.exception("work after a commit failed")
+        for waiter in unit.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def lose(self, unit: Unit, failure: Exception) -> None:
+        """End a unit that was not written, or not for sure."""
+        assert isinstance(failure, RPCError | Conflict)
+        unit.abandoned = True
+        try:
+            self._lost(unit)
+        except Exception:
+            log.exception("taking back a lost unit failed")
+        for waiter in unit.waiters:
+            if not waiter.done():
+                waiter.set_exception(failure)
+                waiter.exception()  # a caller that is gone need not fetch it

@@ -1,0 +1,344 @@
+"""Carries messages from run to run: at least once, applied exactly once.
+
+A message is a row of the sender's transition. After that commit it is delivered: a transition on the
+receiver, then one on the sender, which records the answer and drops the row. If the process dies in
+between, the row is read again at the next start and the receiver recognises what it has seen. The
+messages of one sender travel in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from temporalio.api.enums.v1 import (
+    CancelExternalWorkflowExecutionFailedCause as CancelCause,
+)
+from temporalio.api.enums.v1 import (
+    SignalExternalWorkflowExecutionFailedCause as SignalCause,
+)
+from temporalio.api.enums.v1 import (
+    StartChildWorkflowExecutionFailedCause as StartCause,
+)
+from temporalio.api.workflowservice.v1 import (
+    RequestCancelWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+)
+
+from perdure.api.errors import (
+    AlreadyExists,
+    NamespaceNotFound,
+    NotFound,
+    ResourceExhausted,
+    RPCError,
+    Unavailable,
+)
+from perdure.engine import children, external, lifecycle, outbox
+from perdure.engine.outbox import CancelRun, ChildClosed, SignalRun, StartChild, TerminateRun
+from perdure.engine.state import RunInfo
+from perdure.engine.transition import Transition
+from perdure.service.clock import Clock, sleep_until
+from perdure.service.executions import Entry, Executions
+from perdure.service.settings import Settings
+from perdure.store.contract import Store, StoreError
+
+log = logging.getLogger("perdure.service")
+
+
+class Starter(Protocol):
+    """Starts children (see starting)."""
+
+    async def start_child(
+        self, sender: RunInfo, sender_key: int, message: StartChild
+    ) -> tuple[str, int]:
+        """Start a child under the message's run id; (run id, key). The same again if it is there."""
+
+
+class Courier:
+    """Delivers the outbox of this node's commits, and what an earlier process left."""
+
+    def __init__(
+        self,
+        executions: Executions,
+        store: Store,
+        clock: Clock,
+        settings: Settings,
+        starter: Starter,
+    ) -> None:
+        self._executions = executions
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._starter = starter
+        self._waiting: dict[int, deque[tuple[int, outbox.Message]]] = {}  # by sender
+        self._held: set[int] = set()  # row ids in memory
+        self._overflow = False  # rows that memory had no room for are in the store
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def open(self) -> None:
+        """Take up what was not delivered."""
+        await self._read_more()
+
+    def deliver(self, messages: list[tuple[int, int, outbox.Message]]) -> None:
+        """Messages (row id, sender's key, message) that are committed now."""
+        for row_id, key, message in messages:
+            if self._closed or row_id in self._held:
+                continue
+            if self._overflow or len(self._held) >= self._settings.outbox_window:
+                self._overflow = True
+                continue
+            self._hold(row_id, key, message)
+
+    def _hold(self, row_id: int, key: int, message: outbox.Message) -> None:
+        self._held.add(row_id)
+        queue = self._waiting.get(key)
+        if queue is None:
+            self._waiting[key] = deque([(row_id, message)])
+            self._spawn(key)
+        else:
+            queue.append((row_id, message))
+
+    def _spawn(self, key: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, key: int) -> None:
+        """Deliver one sender's messages, one after the other."""
+        queue = self._waiting[key]
+        while queue and not self._closed:
+            row_id, message = queue[0]
+            try:
+                await self._deliver_one(key, row_id, message)
+            except (Unavailable, StoreError) as error:
+                log.warning("a message of run %d waits: %s", key, error)
+                pause_ns = self._settings.retry_ns
+                await sleep_until(self._clock, self._clock.now_ns() + pause_ns)
+                continue
+            except Exception:
+                # Left in the store for the next start: dropping it would lose what the run waits for.
+                log.exception("message %d of run %d cannot be delivered", row_id, key)
+            queue.popleft()
+            self._held.discard(row_id)
+        del self._waiting[key]
+        if self._overflow and not self._waiting and not self._closed:
+            self._overflow = False
+            await self._read_more()
+
+    async def _read_more(self) -> None:
+        after_id = 0
+        while len(self._held) < self._settings.outbox_window:
+            rows = await self._store.messages(after_id, 1_000)
+            for row in rows:
+                if row.id not in self._held:
+                    self._hold(row.id, row.key, outbox.decode(row.body))
+            if len(rows) < 1_000:
+                return
+            after_id = rows[-1].id
+        self._overflow = True
+
+    async def close(self) -> None:
+        """Finish the deliveries under way; the rest is delivered after the next start."""
+        self._closed = True
+        if self._tasks:
+            _, late = await asyncio.wait(list(self._tasks), timeout=5.0)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    # -- one message -------------------------------------------------------------------------------
+
+    async def _deliver_one(self, key: int, row_id: int, message: outbox.Message) -> None:
+        try:
+            sender = await self._executions.entry(key)
+        except NotFound:
+            return  # the sender was deleted, and its rows with it
+        match message:
+            case StartChild():
+                await self._start_child(sender, row_id, message)
+            case SignalRun():
+                await self._signal(sender, row_id, message)
+            case CancelRun():
+                await self._cancel(sender, row_id, message)
+            case TerminateRun():
+                await self._terminate(message)
+                await self._answer(key, row_id)
+            case ChildClosed():
+                await self._child_closed(message)
+                await self._answer(key, row_id)
+
+    async def _answer(
+        self, key: int, row_id: int, *operations: Callable[[Transition], object]
+    ) -> None:
+        """Record what became of a message at its sender, and drop it."""
+
+        def answer(tx: Transition) -> None:
+            for operation in operations:
+                operation(tx)
+            tx.messages_done.append(row_id)
+
+        try:
+            await self._executions.transact(key, answer)
+        except NotFound:
+            pass
+
+    async def _start_child(self, sender: Entry, row_id: int, message: StartChild) -> None:
+        run = sender.run
+        initiated = message.initiated_event_id
+        if not children.wanted(run, initiated):
+            # Perhaps an earlier delivery started it and the parent closed before it was told.
+            child = run.children.get(initiated)
+            found = child and await self._executions.find(
+                child.namespace, child.workflow_id, message.run_id
+            )
+            policy = partial(_closed_meanwhile, initiated, message.run_id, found or 0)
+            await self._answer(run.key, row_id, policy)
+            return
+        try:
+            run_id, key = await self._starter.start_child(run.info, run.key, message)
+        except Unavailable:
+            raise
+        except RPCError as error:
+            cause = StartCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+            if isinstance(error, NamespaceNotFound):
+                cause = StartCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            elif not isinstance(error, AlreadyExists):
+                log.warning("child of %s refused: %s", run.info.workflow_id, error.message)
+            failed = partial(children.start_failed, initiated_event_id=initiated, cause=int(cause))
+            await self._answer(run.key, row_id, failed)
+            return
+        request = StartWorkflowExecutionRequest.FromString(message.request)
+        started = partial(
+            children.started,
+            initiated_event_id=initiated,
+            run_id=run_id,
+            key=key,
+            header=request.header.SerializeToString(),
+        )
+        policy = partial(_closed_meanwhile, initiated, run_id, key)
+        await self._answer(run.key, row_id, started, policy)
+
+    async def _signal(self, sender: Entry, row_id: int, message: SignalRun) -> None:
+        request = SignalWorkflowExecutionRequest.FromString(message.request)
+        info, key = sender.run.info, sender.run.key
+        try:
+            target = await self._target(info, message)
+            await self._executions.transact(target, partial(lifecycle.signal, request=request))
+        except Unavailable:
+            raise
+        except (NotFound, ResourceExhausted) as error:
+            cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND  # noqa: E501
+            if isinstance(error, NamespaceNotFound):
+                cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND  # noqa: E501
+            elif isinstance(error, ResourceExhausted):
+                cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED  # noqa: E501
+            failed = partial(external.signal_failed, message=message, cause=cause)
+            await self._answer(key, row_id, failed)
+            return
+        await self._answer(key, row_id, partial(external.signaled, message=message))
+
+    async def _cancel(self, sender: Entry, row_id: int, message: CancelRun) -> None:
+        info, key = sender.run.info, sender.run.key
+        request = RequestCancelWorkflowExecutionRequest(
+            namespace=message.namespace, request_id=message.request_id, reason=message.reason
+        )
+        request.workflow_execution.workflow_id = message.workflow_id
+        try:
+            if message.initiated_event_id:
+                target = await self._target(info, message)
+            else:
+                target = await self._chain(message)
+            await self._executions.transact(
+                target, partial(_request_cancel, request, info, message.initiated_event_id)
+            )
+        except AlreadyExists:
+            pass  # asked before: by an earlier delivery, or by somebody else
+        except NotFound as error:
+            cause = CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND  # noqa: E501
+            if isinstance(error, NamespaceNotFound):
+                cause = CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND  # noqa: E501
+            failed = partial(external.cancel_failed, message=message, cause=cause)
+            await self._answer(key, row_id, *([failed] if message.initiated_event_id else []))
+            return
+        done = partial(external.cancelled, message=message)
+        await self._answer(key, row_id, *([done] if message.initiated_event_id else []))
+
+    async def _terminate(self, message: TerminateRun) -> None:
+        try:
+            target = await self._chain(message)
+            await self._executions.transact(target, partial(_terminate, message.reason))
+        except Unavailable:
+            raise
+        except NotFound:
+            pass  # closed or deleted: what was wanted
+
+    async def _child_closed(self, message: ChildClosed) -> None:
+        key = message.parent_key
+        for _ in range(10):  # a parent may have been reset, and its successor again
+            try:
+                parent = await self._executions.entry(key)
+                state, info = parent.run.state, parent.run.info
+                if not state.reset_run_id:
+                    await self._executions.transact(key, partial(children.closed, message=message))
+                    return
+                found = await self._executions.find(
+                    info.namespace, info.workflow_id, state.reset_run_id
+                )
+            except NotFound:
+                return
+            if found is None:
+                return
+            key = found
+
+    # -- whom a message means ----------------------------------------------------------------------
+
+    async def _target(self, sender: RunInfo, message: SignalRun | CancelRun) -> int:
+        """The run that a workflow named. Raises NotFound."""
+        key = await self._executions.resolve(
+            message.namespace, message.workflow_id, message.run_id
+        )
+        target = await self._executions.entry(key)
+        if not external.may_reach(sender, target.run.info, message):
+            raise NotFound("external workflow execution not found")
+        return key
+
+    async def _chain(self, message: CancelRun | TerminateRun) -> int:
+        """The open run of a child that started as `run_id`. Raises NotFound."""
+        key = await self._executions.resolve(message.namespace, message.workflow_id)
+        target = await self._executions.entry(key)
+        if message.run_id not in (target.run.info.first_run_id, target.run.info.run_id):
+            raise NotFound("the child is gone; another run has its workflow id")
+        return key
+
+
+def _closed_meanwhile(initiated_event_id: int, run_id: str, key: int, tx: Transition) -> None:
+    """A parent that closed while its child was being started applies its close policy now."""
+    child = tx.run.children.get(initiated_event_id)
+    if tx.run.is_open or child is None or not key or child.key:
+        return
+    child.run_id = run_id
+    child.key = key
+    tx.put(child)
+    policy = children.after_close(child)
+    if policy is not None and not tx.run.state.reset_run_id:
+        tx.messages.append(policy)
+
+
+def _request_cancel(
+    request: RequestCancelWorkflowExecutionRequest,
+    sender: RunInfo,
+    initiated_event_id: int,
+    tx: Transition,
+) -> None:
+    lifecycle.request_cancel(tx, request)
+
+
+def _terminate(reason: str, tx: Transition) -> None:
+    lifecycle.terminate(tx, reason, None, "")

@@ -1,0 +1,509 @@
+"""Runs in memory, and the one path by which they change.
+
+``transact`` finds a run, lets an operation of the engine change it, hands the tasks that this makes to
+the dispatcher, and queues the outcome for the database. All of that is synchronous on the loop's
+thread, so there are no locks: a run's transitions stack on uncommitted ones, and each caller is answered
+when its own write is durable. If a write is lost, the run and all that stacked on it is dropped from memory and
+what can be redone is redone from the stored truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from temporalio.api.common.v1 import SearchAttributes
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedRequest,
+)
+
+from perdure.api.errors import DataLoss, InvalidArgument, NotFound, RPCError, Unavailable
+from perdure.engine import lifecycle
+from perdure.engine.execution import Execution
+from perdure.engine.lifecycle import StartRun
+from perdure.engine.limits import Limits
+from perdure.engine.transition import Transition
+from perdure.service import records, tokens
+from perdure.service.clock import Clock
+from perdure.service.committer import Committer
+from perdure.service.ids import Ids
+from perdure.service.namespaces import Namespaces
+from perdure.service.search_attributes import Value
+from perdure.service.settings import Settings
+from perdure.service.units import Conflict, RunWrite, Unit
+from perdure.store.contract import Store, StoreError
+
+log = logging.getLogger("perdure.service")
+T = TypeVar("T")
+
+
+class Companion(Protocol):
+    """Callers that wait for something of a run, held in memory beside it: queries and updates.
+
+    It outlives the cached run: a conflict or an eviction does not touch it.
+    """
+
+    def on_task_started(self, response: PollWorkflowTaskQueueResponse) -> None:
+        """A workflow task is about to be handed out: add queries and messages to it."""
+
+    def on_task_completed(self, request: RespondWorkflowTaskCompletedRequest) -> None:
+        """That task's answer is durable."""
+
+    def on_task_lost(self) -> None:
+        """The task failed, timed out, or its worker is gone: what it carried must be sent again."""
+
+    def on_update_results(self, results: list[tuple[str, int, bytes]]) -> None:
+        """(update id, stage, outcome) of updates, durable."""
+
+    def on_closed(self) -> None:
+        """The run closed, durably."""
+
+
+class Entry:
+    """One cached run.
+
+    Attributes:
+        run: its present, perhaps not yet committed.
+        unit: the last unit that holds changes of it, until that is committed.
+        tail: framed history events since the last completed workflow task, from id `tail_first`.
+        dropped: no longer in the cache; another entry may have taken its place.
+        workflow_row: (stamp, row id) of the waiting workflow task's row, if it has one.
+        activity_rows: the same for activities, by scheduled event id.
+    """
+
+    __slots__ = (
+        "_namespaces",
+        "activity_prefix",
+        "activity_rows",
+        "dropped",
+        "run",
+        "size_bytes",
+        "tag",
+        "tail",
+        "tail_bytes",
+        "tail_first",
+        "task_prefix",
+        "unit",
+        "workflow_row",
+    )
+
+    def __init__(self, run: Execution, namespaces: Namespaces) -> None:
+        self.run = run
+        self.unit: Unit | None = None
+        self.tail: list[bytes] = []
+        self.tail_first = run.state.next_event_id
+        self.tail_bytes = 0
+        self.tag = tokens.run_tag(run.info.run_id)
+        self.dropped = False
+        self.size_bytes = 0
+        self.workflow_row: tuple[int, int] | None = None
+        self.activity_rows: dict[int, tuple[int, int]] = {}
+        self.task_prefix: bytes | None = None
+        self.activity_prefix: bytes | None = None
+        self._namespaces = namespaces
+
+    def plain_attributes(self) -> dict[str, Value]:
+        """The search attributes as a filter sees them."""
+        if not self.run.attributes:
+            return {}
+        attributes = SearchAttributes.FromString(self.run.attributes)
+        return self._namespaces.values(self.run.info.namespace, attributes)
+
+    def grow_tail(self, parts: list[bytes], limit_bytes: int) -> None:
+        """Keep new events; forget those that every sticky worker has seen."""
+        state = self.run.state
+        if parts:
+            self.tail += parts
+            self.tail_bytes += sum(map(len, parts))
+        seen = state.last_task_started_event_id + 1 - self.tail_first
+        if seen > 0:
+            self.tail_bytes -= sum(map(len, self.tail[:seen]))
+            del self.tail[:seen]
+            self.tail_first += seen
+            self.tail_first = min(self.tail_first, state.next_event_id)
+        if self.tail_bytes > limit_bytes:
+            self.tail = []
+            self.tail_bytes = 0
+            self.tail_first = state.next_event_id
+
+    def events(self, first_id: int, parts: list[bytes]) -> bytes | None:
+        """History from an event id on, `parts` being the newest; None when memory has less."""
+        missing = first_id - self.tail_first
+        if missing < 0:
+            return None
+        if missing >= len(self.tail):
+            return b"".join(parts[missing - len(self.tail) :])
+        return b"".join(self.tail[missing:] if missing else self.tail) + b"".join(parts)
+
+
+class TaskSink(Protocol):
+    """Takes the tasks and messages of a transition (see dispatch)."""
+
+    def dispatch(self, entry: Entry, tx: Transition, unit: Unit, write: RunWrite) -> None:
+        """Give ready tasks to parked polls, or write rows for them; queue messages."""
+
+    def unit_committed(self, unit: Unit) -> None:
+        """The unit is durable."""
+
+
+class Executions:
+    """The cache of runs, and ``transact``.
+
+    Args:
+        store, clock, rng, settings: of the node.
+        ids: gives keys for new runs.
+        limits: the engine's.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        rng: random.Random,
+        settings: Settings,
+        ids: Ids,
+        namespaces: Namespaces,
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._random = rng
+        self._settings = settings
+        self._ids = ids
+        self._namespaces = namespaces
+        self._limits = limits
+        self._runs: OrderedDict[int, Entry] = OrderedDict()
+        self._bytes = 0
+        self._current: dict[tuple[str, str], Entry] = {}
+        self._by_run_id: dict[str, Entry] = {}
+        self._loading: dict[int, asyncio.Task[Entry | None]] = {}
+        self._unsettled: set[int] = set()
+        self._watchers: dict[int, list[asyncio.Future[None]]] = {}
+        self.companions: dict[int, Companion] = {}
+        self.sink: TaskSink  # set by the node: the dispatcher needs this object too
+        self.committer = Committer(
+            store, settings, namespaces, committed=self._committed, lost=self._lost
+        )
+
+    # -- look-up -----------------------------------------------------------------------------------
+
+    def cached(self, key: int) -> Entry | None:
+        """The run, if it is in memory."""
+        entry = self._runs.get(key)
+        if entry is not None:
+            self._runs.move_to_end(key)
+        return entry
+
+    def cached_open(self, namespace: str, workflow_id: str) -> Entry | None:
+        """The open run of a workflow id, if it is in memory."""
+        entry = self._current.get((namespace, workflow_id))
+        return entry if entry is not None and entry.run.is_open else None
+
+    async def entry(self, key: int) -> Entry:
+        """The run, from memory or the store. Raises NotFound."""
+        entry = self.cached(key) or await self._load(key)
+        if entry is None:
+            raise NotFound("workflow execution not found")
+        return entry
+
+    async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
+        """The key of a run; without a run id of the open one, else of the one that started last."""
+        key = self._find_cached(namespace, workflow_id, run_id)
+        if key is not None:
+            return key
+        try:
+            key = await self._store.find(namespace, workflow_id, run_id)
+        except StoreError as error:
+            raise Unavailable(f"The database cannot be read: {error}") from error
+        started = self._find_cached(namespace, workflow_id, run_id)  # while the store looked
+        return key if started is None else started
+
+    def _find_cached(self, namespace: str, workflow_id: str, run_id: str) -> int | None:
+        if run_id:
+            entry = self._by_run_id.get(run_id)
+            if entry is None or entry.run.info.workflow_id != workflow_id:
+                return None
+            return entry.run.key if entry.run.info.namespace == namespace else None
+        entry = self._current.get((namespace, workflow_id))
+        # A run that is closed and stored may have a successor of another node.
+        return entry.run.key if entry and (entry.unit or entry.run.is_open) else None
+
+    async def resolve(self, namespace: str, workflow_id: str, run_id: str = "") -> int:
+        """The key of the run a request names. Raises InvalidArgument, NotFound."""
+        if not workflow_id:
+            raise InvalidArgument("WorkflowId is not set on request.")
+        if run_id and not _is_uuid(run_id):
+            raise InvalidArgument("Invalid RunId.")
+        key = await self.find(namespace, workflow_id, run_id)
+        if key is None:
+            raise NotFound(f"workflow not found for ID: {workflow_id}")
+        return key
+
+    async def read(self, key: int) -> Entry:
+        """The run with nothing uncommitted in it, for an answer that shows its state.
+
+        The entry is good until the caller next awaits.
+        """
+        for _ in range(self._settings.redo_max):
+            entry = await self.entry(key)
+            if entry.unit is None:
+                return entry
+            try:
+                await entry.unit.wait()
+            except Conflict:
+                continue
+            if entry.unit is None or not entry.dropped:
+                return entry  # newer changes may wait, but what it showed before them is durable
+        raise Unavailable("The run changes too often to be read now; try again.")
+
+    def watch(self, key: int) -> asyncio.Future[None]:
+        """A future for the next commit that changes the run. Cancel it when you are done."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watchers.setdefault(key, []).append(future)
+        future.add_done_callback(lambda done: self._unwatch(key, done))
+        return future
+
+    def _unwatch(self, key: int, future: asyncio.Future[None]) -> None:
+        """Forget a watcher that gave up; those that were told are forgotten already."""
+        watchers = self._watchers.get(key)
+        if future.cancelled() and watchers is not None and future in watchers:
+            watchers.remove(future)
+            if not watchers:
+                del self._watchers[key]
+
+    async def _load(self, key: int) -> Entry | None:
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = asyncio.get_running_loop().create_task(self._load_now(key))
+            self._loading[key] = loading
+            loading.add_done_callback(lambda _: self._loading.pop(key, None))
+        return await asyncio.shield(loading)
+
+    async def _load_now(self, key: int) -> Entry | None:
+        if key in self._unsettled:
+            await self.committer.settled()
+            self._unsettled.discard(key)
+        try:
+            loaded = await self._store.load(key)
+        except StoreError as error:
+            raise Unavailable(f"The database cannot be read: {error}") from error
+        if loaded is None or key in self._runs:
+            return self._runs.get(key)
+        try:
+            run = records.execution(loaded)
+        except Exception as error:
+            raise DataLoss(f"The stored run {key} cannot be read: {error}") from error
+        entry = Entry(run, self._namespaces)
+        self._insert(entry)
+        return entry
+
+    # -- the cache ---------------------------------------------------------------------------------
+
+    def _insert(self, entry: Entry) -> None:
+        run = entry.run
+        self._runs[run.key] = entry
+        self._by_run_id[run.info.run_id] = entry
+        name = (run.info.namespace, run.info.workflow_id)
+        current = self._current.get(name)
+        if current is None or run.is_open or current.run.info.start_ns <= run.info.start_ns:
+            self._current[name] = entry
+        self._weigh(entry)
+        self._evict()
+
+    def _weigh(self, entry: Entry) -> None:
+        """Note roughly what a run takes."""
+        run = entry.run
+        size_bytes = 6_000 + 1_000 * len(run.items) + entry.tail_bytes + len(run.memo)
+        self._bytes += size_bytes - entry.size_bytes
+        entry.size_bytes = size_bytes
+
+    def _evict(self) -> None:
+        """Forget runs not used lately; never one with changes that are not committed."""
+        settings, runs = self._settings, self._runs
+        looked_at = 0
+        while (
+            len(runs) > settings.cached_runs_max or self._bytes > settings.cached_bytes_max
+        ) and looked_at < 16:
+            looked_at += 1
+            entry = next(iter(runs.values()))
+            if entry.unit is None:
+                self.drop(entry)
+            else:
+                runs.move_to_end(entry.run.key)
+
+    def drop(self, entry: Entry) -> None:
+        """Forget a run; the next look reads the store."""
+        if entry.dropped:
+            return
+        entry.dropped = True
+        run = entry.run
+        name = (run.info.namespace, run.info.workflow_id)
+        self._bytes -= entry.size_bytes
+        if self._runs.get(run.key) is entry:
+            del self._runs[run.key]
+        if self._by_run_id.get(run.info.run_id) is entry:
+            del self._by_run_id[run.info.run_id]
+        if self._current.get(name) is entry:
+            del self._current[name]
+
+    # -- the one path ------------------------------------------------------------------------------
+
+    async def transact(self, key: int, operation: Callable[[Transition], T]) -> T:
+        """Change a run, and return the operation's result once the change is durable.
+
+        The operation is called again, on the stored run, whenever its change was lost to a race.
+
+        Raises:
+            RPCError: the operation's own, with nothing changed.
+            NotFound: no such run.
+            Unavailable: the store failed; the change may or may not be stored.
+        """
+        for _ in range(self._settings.redo_max):
+            entry = self.cached(key)
+            if entry is None:
+                entry = await self.entry(key)
+            if self.committer.is_full:
+                await self.committer.settled()
+                continue
+            try:
+                result, unit = self.apply(entry, operation)
+            except RPCError:
+                # The refusal may rest on changes that are not stored yet: they must be, first.
+                if entry.unit is not None and not await _is_written(entry.unit):
+                    continue
+                raise
+            try:
+                await unit.wait()
+            except Conflict:
+                continue
+            return result
+        raise Unavailable("The run changes too often; try again.")
+
+    def apply(self, entry: Entry, operation: Callable[[Transition], T]) -> tuple[T, Unit]:
+        """Run an operation on a cached run and queue the outcome. Raises what the operation raises."""
+        assert not entry.dropped
+        tx = self.begin(entry)
+        try:
+            result = operation(tx)
+            return result, self.seal(entry, tx)
+        except RPCError:
+            if tx.parts or tx.changed or tx.dropped or tx.tasks:
+                self.poison(entry)
+            raise
+        except BaseException:
+            self.poison(entry)
+            raise
+
+    def begin(self, entry: Entry) -> Transition:
+        """A transition over a cached run."""
+        tx = Transition(entry.run, self._clock.now_ns(), self._random)
+        tx.limits = self._limits
+        return tx
+
+    def create(self, start: StartRun, unit: Unit | None = None) -> tuple[Entry, Transition]:
+        """A run that does not exist yet, started; `seal` it (into `unit`, if given)."""
+        now_ns = self._clock.now_ns()
+        run = lifecycle.new_execution(self._ids.take(), start, now_ns)
+        entry = Entry(run, self._namespaces)
+        tx = self.begin(entry)
+        lifecycle.start(tx, start)
+        self._insert(entry)
+        return entry, tx
+
+    def seal(self, entry: Entry, tx: Transition, unit: Unit | None = None) -> Unit:
+        """Dispatch a transition's tasks and queue its changes.
+
+        Without `unit`: in the one that waits with earlier changes of the run, or a new one.
+        """
+        run = entry.run
+        joined = entry.unit
+        if joined is not None and not joined.sent:
+            assert unit is None or unit is joined
+            unit = joined
+        elif unit is None:
+            unit = Unit()
+            self.committer.put(unit)
+        write = unit.writes.get(run.key)
+        if write is None:
+            write = unit.writes[run.key] = RunWrite(entry, tx.based_on, tx.first_event_id)
+        entry.unit = unit
+        self.sink.dispatch(entry, tx, unit, write)
+        state = run.state
+        state.version += 1
+        state.transition_count += 1
+        write.merge(tx)
+        if tx.closed:
+            self._close(entry, write)
+        entry.grow_tail(tx.parts, self._settings.tail_bytes_max)
+        self._weigh(entry)
+        if tx.successor is not None:
+            follower, follower_tx = self.create(tx.successor)
+            self.seal(follower, follower_tx, unit)
+        return unit
+
+    def _close(self, entry: Entry, write: RunWrite) -> None:
+        """A closed run needs no alarm, and its waiting tasks are void."""
+        state = entry.run.state
+        state.wake_at_ns = 0
+        write.wake_changed = True
+        if entry.workflow_row is not None:
+            write.drop_task(entry.workflow_row[1])
+            entry.workflow_row = None
+        for _, row_id in entry.activity_rows.values():
+            write.drop_task(row_id)
+        entry.activity_rows.clear()
+
+    def poison(self, entry: Entry) -> None:
+        """Drop a run whose state in memory cannot be trusted; its unwritten changes are redone."""
+        unit = entry.unit
+        self.drop(entry)
+        if unit is None:
+            return
+        if unit.sent or self.committer.is_idle is False:
+            self._unsettled.add(entry.run.key)
+        if not unit.sent:
+            self.committer.lose(unit, Conflict())
+
+    # -- the end of a unit -------------------------------------------------------------------------
+
+    def _committed(self, unit: Unit) -> None:
+        watchers = self._watchers
+        for key, write in unit.writes.items():
+            entry = write.entry
+            if entry.unit is unit:
+                entry.unit = None
+            if watchers and key in watchers:
+                for watcher in watchers.pop(key):
+                    if not watcher.done():
+                        watcher.set_result(None)
+        for call in unit.done:
+            call()
+        self.sink.unit_committed(unit)
+
+    def _lost(self, unit: Unit) -> None:
+        for write in unit.writes.values():
+            entry = write.entry
+            self.drop(entry)
+            later = entry.unit
+            entry.unit = None
+            if later is not None and later is not unit and not later.sent:
+                self.committer.lose(later, Conflict())
+        for call in reversed(unit.undo):
+            call()
+
+
+async def _is_written(unit: Unit) -> bool:
+    try:
+        await unit.wait()
+    except Conflict:
+        return False
+    return True
+
+
+def _is_uuid(text: str) -> bool:
+    return len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-"

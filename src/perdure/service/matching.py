@@ -1,0 +1,385 @@
+"""Task queues: where polls wait for tasks, and tasks for polls.
+
+A poll is parked as a future. The dispatcher asks for a parked poll before it writes a task anywhere;
+only a task that nobody waits for becomes a row of the store. Memory holds a window of each queue's rows,
+oldest first; what is beyond it is read by page when the window has run empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from temporalio.api.workflowservice.v1 import (
+    PollActivityTaskQueueResponse,
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedRequest,
+)
+
+from perdure.api.errors import ResourceExhausted
+from perdure.service.clock import Alarm, Clock
+from perdure.service.settings import Settings
+from perdure.store.contract import Store, StoreError, TaskRow
+
+log = logging.getLogger("perdure.service")
+
+WORKFLOW = 1
+ACTIVITY = 2
+_IDENTITIES_MAX = 1_000
+
+Advance = Callable[[PollWorkflowTaskQueueResponse], RespondWorkflowTaskCompletedRequest | None]
+"""A worker of this process: takes a workflow task and answers it at once, or declines it (None).
+
+It is called while the transition that made the task is still open, so it must not await, block, or
+call the service. If it has an attribute ``evict``, that is called with the run id when a commit was lost
+whose answer it had given: its cached run is ahead of the truth and must be dropped.
+"""
+
+
+class QueueKey(NamedTuple):
+    """A task queue: its namespace, its name, and WORKFLOW or ACTIVITY."""
+
+    namespace: str
+    name: str
+    kind: int
+
+
+class QueryTask(Protocol):
+    """A query that rides a workflow task queue; it lives in memory only."""
+
+    def hand_over(self, poll: Poll) -> bool:
+        """Resolve the poll's future with the query; False (poll untouched) if nobody waits any more."""
+
+
+class Poll:
+    """A worker that waits for a task.
+
+    Attributes:
+        future: resolved with the response.
+        request_id: marks the task that it got; fresh for every task.
+        in_process: the worker dies with this process.
+        advance: see Advance.
+        task: what was started for it: (key, scheduled event id), once matched.
+    """
+
+    __slots__ = (
+        "advance",
+        "deadline_ns",
+        "future",
+        "identity",
+        "in_process",
+        "queue",
+        "request_id",
+        "task",
+    )
+
+    def __init__(
+        self, queue: TaskQueue, identity: str, in_process: bool, advance: Advance | None
+    ) -> None:
+        self.queue = queue
+        self.identity = identity
+        self.in_process = in_process
+        self.advance = advance
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.deadline_ns = 0
+        self.request_id = ""
+        self.task: tuple[int, int] | None = None
+
+
+class TaskQueue:
+    """One queue on this node.
+
+    Attributes:
+        polls: parked, first come first served.
+        rows: the window on the waiting tasks.
+        more: the store holds rows behind the window.
+        last_row_id: the newest row that was in the window.
+        claiming: rows whose run is being loaded for a poll.
+        seen_ns: when a poller was last here.
+    """
+
+    __slots__ = (
+        "claiming",
+        "failures",
+        "key",
+        "last_row_id",
+        "loading",
+        "more",
+        "pollers",
+        "polls",
+        "queries",
+        "retired",
+        "rows",
+        "seen_ns",
+    )
+
+    def __init__(self, key: QueueKey) -> None:
+        self.key = key
+        self.polls: OrderedDict[Poll, None] = OrderedDict()
+        self.rows: deque[TaskRow] = deque()
+        self.queries: deque[QueryTask] = deque()
+        self.pollers: OrderedDict[str, int] = OrderedDict()
+        self.failures: dict[int, int] = {}
+        self.more = False
+        self.loading = False
+        self.last_row_id = 0
+        self.claiming = 0
+        self.seen_ns = 0
+        self.retired = False
+
+    def take(self) -> Poll | None:
+        """The poll that waits longest, no longer parked."""
+        if not self.polls:
+            return None
+        return self.polls.popitem(last=False)[0]
+
+    def peek(self) -> Poll | None:
+        """The poll that waits longest, left where it is."""
+        return next(iter(self.polls)) if self.polls else None
+
+    def return_row(self, row: TaskRow) -> None:
+        """A claim failed: the row is first again, unless it fails too often to be there still."""
+        failures = self.failures.get(row.id, 0) + 1
+        if failures > 5 or len(self.failures) > 1_000:
+            self.failures.clear()
+            self.rows.clear()  # the store knows which rows are there: read the window anew
+            self.last_row_id = row.id - 1
+            self.more = True
+            return
+        self.failures[row.id] = failures
+        self.rows.appendleft(row)
+
+    def note(self, identity: str, now_ns: int) -> None:
+        """Remember who polled."""
+        self.seen_ns = now_ns
+        self.retired = False
+        pollers = self.pollers
+        pollers[identity] = now_ns
+        pollers.move_to_end(identity)
+        if len(pollers) > _IDENTITIES_MAX:
+            pollers.popitem(last=False)
+
+    def is_alive(self, now_ns: int, grace_ns: int) -> bool:
+        """Whether a worker is there, or was a moment ago."""
+        if self.polls:
+            return True
+        return not self.retired and self.seen_ns > 0 and now_ns - self.seen_ns <= grace_ns
+
+
+class Matching:
+    """All task queues of a node. `claim` is told to start a waiting row's task for a parked poll."""
+
+    def __init__(self, store: Store, clock: Clock, settings: Settings) -> None:
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._queues: dict[QueueKey, TaskQueue] = {}
+        self._deadlines: OrderedDict[Poll, None] = OrderedDict()
+        self._alarm: Alarm | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._purge_at = 1_000
+        self._closed = False
+        self.claim: Callable[[TaskQueue, TaskRow], None]  # set by the dispatcher
+
+    async def open(self) -> None:
+        """Read the first window of every queue that has waiting tasks."""
+        for namespace, name, kind, _count in await self._store.task_queues():
+            queue = self.queue(namespace, name, kind)
+            queue.more = True
+            await self._load(queue)
+
+    def close(self) -> None:
+        """Answer every parked poll empty, and take no more."""
+        self._closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for poll in list(self._deadlines):
+            self._expire(poll)
+
+    async def drain(self) -> None:
+        """Wait for loads under way."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    def queue(self, namespace: str, name: str, kind: int) -> TaskQueue:
+        """The queue of that name, made on first use."""
+        key = QueueKey(namespace, name, kind)
+        found = self._queues.get(key)
+        if found is None:
+            if len(self._queues) >= self._purge_at:
+                self._purge()
+            found = self._queues[key] = TaskQueue(key)
+        return found
+
+    def known(self, namespace: str, name: str, kind: int) -> TaskQueue | None:
+        """The queue of that name, if anything ever used it."""
+        return self._queues.get(QueueKey(namespace, name, kind))
+
+    # -- polls -------------------------------------------------------------------------------------
+
+    def park(self, poll: Poll) -> None:
+        """Let a poll wait. Raises ResourceExhausted when the queue has too many."""
+        queue = poll.queue
+        if self._closed:
+            poll.future.set_result(_empty(queue))
+            return
+        if len(queue.polls) >= self._settings.task_queue_polls_max:
+            raise ResourceExhausted(
+                f"Task queue {queue.key.name!r} has {len(queue.polls)} parked polls, the limit "
+                "(task_queue_polls_max)."
+            )
+        now_ns = self._clock.now_ns()
+        queue.note(poll.identity, now_ns)
+        poll.deadline_ns = now_ns + self._settings.long_poll_ns
+        queue.polls[poll] = None
+        self._deadlines[poll] = None
+        if self._alarm is None:
+            self._arm(poll.deadline_ns)
+        if queue.rows or queue.queries or queue.more:
+            self.pump(queue)
+
+    def finish(self, poll: Poll) -> None:
+        """The poll's call ended: it is parked nowhere any more."""
+        self._deadlines.pop(poll, None)
+        poll.queue.polls.pop(poll, None)
+
+    def give_up(self, poll: Poll) -> None:
+        """The caller is gone."""
+        self.finish(poll)
+        poll.queue.seen_ns = self._clock.now_ns()
+
+    def put_back(self, poll: Poll) -> None:
+        """A poll that had been matched waits again, before all others."""
+        if poll.future.done():
+            return
+        if self._closed or poll.deadline_ns <= self._clock.now_ns():
+            self._expire(poll)
+            return
+        poll.task = None
+        poll.queue.polls[poll] = None
+        poll.queue.polls.move_to_end(poll, last=False)
+
+    def _expire(self, poll: Poll) -> None:
+        parked = poll in poll.queue.polls
+        self._deadlines.pop(poll, None)
+        if parked:
+            self.give_up(poll)
+            if not poll.future.done():
+                poll.future.set_result(_empty(poll.queue))
+
+    def _arm(self, time_ns: int) -> None:
+        self._alarm = self._clock.call_at(time_ns, self._sweep)
+
+    def _sweep(self) -> None:
+        """Answer polls that waited their time."""
+        self._alarm = None
+        now_ns = self._clock.now_ns()
+        while self._deadlines:
+            poll = next(iter(self._deadlines))
+            if poll.deadline_ns > now_ns:
+                self._arm(poll.deadline_ns)
+                return
+            self._expire(poll)
+
+    # -- waiting tasks -----------------------------------------------------------------------------
+
+    def add_row(self, row: TaskRow) -> None:
+        """A task's row was committed."""
+        queue = self.queue(row.namespace, row.queue, row.kind)
+        if queue.more or len(queue.rows) >= self._settings.backlog_window:
+            queue.more = True
+        else:
+            queue.rows.append(row)
+            queue.last_row_id = max(queue.last_row_id, row.id)
+        if queue.polls:
+            self.pump(queue)
+
+    def pump(self, queue: TaskQueue) -> None:
+        """Bring parked polls and waiting tasks together."""
+        while queue.polls and queue.queries:
+            poll = next(iter(queue.polls))
+            if queue.queries.popleft().hand_over(poll):
+                queue.polls.pop(poll, None)
+        while queue.rows and len(queue.polls) > queue.claiming and not self._closed:
+            self.claim(queue, queue.rows.popleft())
+        if queue.polls and not queue.rows and queue.more and not queue.loading:
+            self._spawn(self._load_and_pump(queue))
+
+    def pump_later(self, queue: TaskQueue) -> None:
+        """The same after a pause: something failed."""
+        pause_ns = self._settings.retry_ns // 10
+        self._clock.call_at(self._clock.now_ns() + pause_ns, lambda: self.pump(queue))
+
+    async def _load_and_pump(self, queue: TaskQueue) -> None:
+        try:
+            await self._load(queue)
+        except StoreError as error:
+            log.warning("the backlog of %s cannot be read: %s", queue.key.name, error)
+            self.pump_later(queue)
+        else:
+            self.pump(queue)
+
+    async def _load(self, queue: TaskQueue) -> None:
+        queue.loading = True
+        try:
+            key, limit = queue.key, self._settings.backlog_window
+            rows = await self._store.tasks(
+                key.namespace, key.name, key.kind, queue.last_row_id, limit
+            )
+        finally:
+            queue.loading = False
+        queue.rows.extend(rows)
+        queue.more = len(rows) == limit
+        if rows:
+            queue.last_row_id = rows[-1].id
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- queries -----------------------------------------------------------------------------------
+
+    def offer_query(self, namespace: str, name: str, query: QueryTask) -> None:
+        """Give a query to the next workflow poll of that queue."""
+        queue = self.queue(namespace, name, WORKFLOW)
+        if len(queue.queries) >= self._settings.backlog_window:
+            raise ResourceExhausted(f"Too many queries wait for task queue {name!r}.")
+        queue.queries.append(query)
+        self.pump(queue)
+
+    def withdraw_query(self, namespace: str, name: str, query: QueryTask) -> None:
+        """Forget a query that nobody waits for any more."""
+        queue = self.known(namespace, name, WORKFLOW)
+        if queue is not None and query in queue.queries:
+            queue.queries.remove(query)
+
+    # -- housekeeping ------------------------------------------------------------------------------
+
+    def retire(self, queue: TaskQueue) -> None:
+        """Its worker shuts down: polls are answered empty and the queue counts as dead at once."""
+        for poll in list(queue.polls):
+            self._expire(poll)
+        queue.retired = True
+
+    def _purge(self) -> None:
+        """Forget queues that nobody used for long."""
+        before_ns = self._clock.now_ns() - self._settings.queue_idle_ns
+        idle = [
+            key
+            for key, queue in self._queues.items()
+            if not (queue.polls or queue.rows or queue.more or queue.queries or queue.claiming)
+            and queue.seen_ns < before_ns
+        ]
+        for key in idle:
+            del self._queues[key]
+        self._purge_at = max(1_000, 2 * len(self._queues))
+
+
+def _empty(queue: TaskQueue) -> PollWorkflowTaskQueueResponse | PollActivityTaskQueueResponse:
+    if queue.key.kind == WORKFLOW:
+        return PollWorkflowTaskQueueResponse()
+    return PollActivityTaskQueueResponse()

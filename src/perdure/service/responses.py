@@ -1,0 +1,158 @@
+"""Poll responses, written as bytes and parsed once: a third of the cost of setting field by field."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from temporalio.api.common.v1 import RetryPolicy as RetryPolicyMessage
+from temporalio.api.workflowservice.v1 import (
+    PollActivityTaskQueueResponse,
+    PollWorkflowTaskQueueResponse,
+)
+
+from perdure.api import wire
+from perdure.engine.state import Activity, RetryPolicy, RunInfo, WorkflowTask
+from perdure.service import tokens
+
+if TYPE_CHECKING:
+    from perdure.service.executions import Entry
+
+
+def _keys(message: type, wire_types: dict[str, int]) -> dict[str, bytes]:
+    fields = message.DESCRIPTOR.fields_by_name  # type: ignore[attr-defined]
+    return {name: wire.tag(fields[name].number, kind) for name, kind in wire_types.items()}
+
+
+_BLOCK, _INT = wire.LENGTH_DELIMITED, wire.VARINT
+_W: Final = _keys(
+    PollWorkflowTaskQueueResponse,
+    {
+        "task_token": _BLOCK, "workflow_execution": _BLOCK, "workflow_type": _BLOCK,
+        "previous_started_event_id": _INT, "started_event_id": _INT, "attempt": _INT,
+        "history": _BLOCK, "workflow_execution_task_queue": _BLOCK, "scheduled_time": _BLOCK,
+        "started_time": _BLOCK,
+    },
+)  # fmt: skip
+_A: Final = _keys(
+    PollActivityTaskQueueResponse,
+    {
+        "task_token": _BLOCK, "workflow_namespace": _BLOCK, "workflow_type": _BLOCK,
+        "workflow_execution": _BLOCK, "activity_type": _BLOCK, "activity_id": _BLOCK,
+        "header": _BLOCK, "input": _BLOCK, "heartbeat_details": _BLOCK, "scheduled_time": _BLOCK,
+        "current_attempt_scheduled_time": _BLOCK, "started_time": _BLOCK, "attempt": _INT,
+        "schedule_to_close_timeout": _BLOCK, "start_to_close_timeout": _BLOCK,
+        "heartbeat_timeout": _BLOCK, "retry_policy": _BLOCK, "priority": _BLOCK,
+    },
+)  # fmt: skip
+_FIRST = wire.tag(1, wire.LENGTH_DELIMITED)
+_SECOND = wire.tag(2, wire.LENGTH_DELIMITED)
+
+_W_TOKEN, _W_PREVIOUS, _W_STARTED = (
+    _W["task_token"], _W["previous_started_event_id"], _W["started_event_id"],
+)  # fmt: skip
+_W_ATTEMPT, _W_HISTORY = _W["attempt"], _W["history"]
+_W_SCHEDULED_TIME, _W_STARTED_TIME = _W["scheduled_time"], _W["started_time"]
+
+
+def _time(key: bytes, time_ns: int) -> bytes:
+    return wire.block(key, wire.time_body(time_ns)) if time_ns else b""
+
+
+def _bytes(key: bytes, body: bytes) -> bytes:
+    return wire.block(key, body) if body else b""
+
+
+def workflow_prefix(info: RunInfo) -> bytes:
+    """What all workflow tasks of a run say alike."""
+    execution = wire.text(_FIRST, info.workflow_id) + wire.text(_SECOND, info.run_id)
+    return (
+        wire.block(_W["workflow_execution"], execution)
+        + wire.block(_W["workflow_type"], wire.text(_FIRST, info.workflow_type))
+        + wire.block(_W["workflow_execution_task_queue"], wire.text(_FIRST, info.task_queue))
+    )
+
+
+def workflow_task(
+    entry: Entry, task: WorkflowTask, previous_started_event_id: int, history: bytes
+) -> PollWorkflowTaskQueueResponse:
+    """The response that hands out a started workflow task; `history` framed as History."""
+    prefix = entry.task_prefix
+    if prefix is None:
+        prefix = entry.task_prefix = workflow_prefix(entry.run.info)
+    token = tokens.encode(
+        tokens.WORKFLOW, entry.run.key, entry.tag, task.scheduled_event_id, task.started_event_id,
+        task.attempt, task.stamp,
+    )  # fmt: skip
+    number, block = wire.number, wire.block
+    return PollWorkflowTaskQueueResponse.FromString(
+        b"".join((
+            prefix, block(_W_TOKEN, token), number(_W_PREVIOUS, previous_started_event_id),
+            number(_W_STARTED, task.started_event_id), number(_W_ATTEMPT, task.attempt),
+            block(_W_HISTORY, history), _time(_W_SCHEDULED_TIME, task.scheduled_ns),
+            _time(_W_STARTED_TIME, task.started_ns),
+        ))
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def _retry_body(
+    initial_ns: int, coefficient: float, maximum_ns: int, attempts: int, types: tuple[str, ...]
+) -> bytes:
+    message = RetryPolicyMessage(
+        backoff_coefficient=coefficient, maximum_attempts=attempts, non_retryable_error_types=types
+    )
+    message.initial_interval.FromNanoseconds(initial_ns)
+    if maximum_ns:
+        message.maximum_interval.FromNanoseconds(maximum_ns)
+    return message.SerializeToString()
+
+
+def retry_body(policy: RetryPolicy | None) -> bytes:
+    """A retry policy as serialised common.v1.RetryPolicy."""
+    if policy is None:
+        return b""
+    return _retry_body(
+        policy.initial_interval_ns, policy.backoff_coefficient, policy.maximum_interval_ns,
+        policy.maximum_attempts, tuple(policy.non_retryable_types),
+    )  # fmt: skip
+
+
+def activity_prefix(info: RunInfo) -> bytes:
+    """What all activity tasks of a run say alike."""
+    execution = wire.text(_FIRST, info.workflow_id) + wire.text(_SECOND, info.run_id)
+    return (
+        wire.text(_A["workflow_namespace"], info.namespace)
+        + wire.block(_A["workflow_type"], wire.text(_FIRST, info.workflow_type))
+        + wire.block(_A["workflow_execution"], execution)
+    )
+
+
+def activity_task(entry: Entry, activity: Activity) -> PollActivityTaskQueueResponse:
+    """The response that hands out a started activity."""
+    prefix = entry.activity_prefix
+    if prefix is None:
+        prefix = entry.activity_prefix = activity_prefix(entry.run.info)
+    token = tokens.encode(
+        tokens.ACTIVITY, entry.run.key, entry.tag, activity.scheduled_event_id, 0,
+        activity.attempt, activity.stamp,
+    )  # fmt: skip
+    return PollActivityTaskQueueResponse.FromString(
+        b"".join((
+            prefix, wire.block(_A["task_token"], token),
+            wire.block(_A["activity_type"], wire.text(_FIRST, activity.activity_type)),
+            wire.text(_A["activity_id"], activity.activity_id),
+            _bytes(_A["header"], activity.header), _bytes(_A["input"], activity.input),
+            _bytes(_A["heartbeat_details"], activity.heartbeat_details),
+            _time(_A["scheduled_time"], activity.scheduled_ns),
+            _time(_A["current_attempt_scheduled_time"], activity.due_ns or activity.scheduled_ns),
+            _time(_A["started_time"], activity.started_ns),
+            wire.number(_A["attempt"], activity.attempt),
+            _time(_A["schedule_to_close_timeout"], activity.schedule_to_close_ns),
+            _time(_A["start_to_close_timeout"], activity.start_to_close_ns),
+            _time(_A["heartbeat_timeout"], activity.heartbeat_ns),
+            _bytes(_A["retry_policy"], retry_body(activity.retry)),
+            _bytes(_A["priority"], activity.priority),
+        ))
+    )  # fmt: skip
+

@@ -1,0 +1,137 @@
+"""What waits for the database: the transitions of one or a few runs that are written together.
+
+A unit gathers changes until it is sent. Further transitions of a run whose unit is still waiting join
+it: state and items are serialised once, when the unit is sent, and by then hold the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from perdure.engine import outbox, state
+from perdure.engine.state import AnyItem
+from perdure.engine.transition import Transition
+from perdure.service import records
+from perdure.store.contract import MessageRow, TaskRow, Write
+
+if TYPE_CHECKING:
+    from perdure.service.executions import Entry
+
+
+class Conflict(Exception):
+    """The run changed under a transition, or an earlier one of it was lost: reload and redo."""
+
+
+class RunWrite:
+    """The changes of one run in a unit."""
+
+    __slots__ = (
+        "based_on",
+        "changed",
+        "drop_messages",
+        "drop_tasks",
+        "dropped",
+        "entry",
+        "first_event_id",
+        "parts",
+        "put_messages",
+        "put_tasks",
+        "visible",
+        "wake_changed",
+    )
+
+    def __init__(self, entry: Entry, based_on: int, first_event_id: int) -> None:
+        self.entry = entry
+        self.based_on = based_on
+        self.first_event_id = first_event_id
+        self.parts: list[bytes] = []
+        self.changed: dict[int, AnyItem] = {}
+        self.dropped: dict[int, None] = {}
+        self.put_tasks: list[TaskRow] = []
+        self.drop_tasks: list[int] = []
+        self.put_messages: list[MessageRow] = []
+        self.drop_messages: list[int] = []
+        self.visible = based_on == 0
+        self.wake_changed = False
+
+    def merge(self, tx: Transition) -> None:
+        """Take in what a transition changed."""
+        self.parts += tx.parts
+        if tx.dropped:
+            for item_id in tx.dropped:
+                self.changed.pop(item_id, None)
+            self.dropped.update(tx.dropped)
+        self.changed.update(tx.changed)
+        self.drop_messages += tx.messages_done
+        self.wake_changed |= tx.wake_changed
+        self.visible |= tx.visible or tx.closed
+
+    def drop_task(self, row_id: int) -> None:
+        """Remove a task row; one that was not written yet is never written."""
+        for position, row in enumerate(self.put_tasks):
+            if row.id == row_id:
+                del self.put_tasks[position]
+                return
+        self.drop_tasks.append(row_id)
+
+    def encode(self) -> Write:
+        """The row changes, as of now."""
+        run = self.entry.run
+        hot = run.state
+        events = b"".join(self.parts)
+        return Write(
+            key=run.key,
+            based_on=self.based_on,
+            version=hot.version,
+            state=state.encode(hot),
+            wake_at_ns=hot.wake_at_ns,
+            wake_changed=self.wake_changed,
+            in_flight=run.in_flight,
+            events=events,
+            first_event_id=self.first_event_id if events else 0,
+            last_event_id=hot.next_event_id - 1 if events else 0,
+            record=records.record(run, self.entry.plain_attributes()) if self.visible else None,
+            put_items=[(item.id, state.encode(item)) for item in self.changed.values()],
+            drop_items=list(self.dropped),
+            put_tasks=self.put_tasks,
+            drop_tasks=self.drop_tasks,
+            put_messages=self.put_messages,
+            drop_messages=self.drop_messages,
+        )
+
+
+class Unit:
+    """Writes that are committed together or not at all, and all that waits for them.
+
+    Attributes:
+        writes: by run key, in the order in which the runs joined.
+        sent: the commit is under way or over; nothing may join any more.
+        abandoned: taken back before it was sent.
+        waiters: callers to answer.
+        done: called after the commit, in order.
+        undo: called if the commit did not happen, or may not have, in reverse order.
+        messages: (row id, sender's key, message) for the courier, after the commit.
+    """
+
+    __slots__ = ("abandoned", "done", "messages", "sent", "undo", "waiters", "writes")
+
+    def __init__(self) -> None:
+        self.writes: dict[int, RunWrite] = {}
+        self.sent = False
+        self.abandoned = False
+        self.waiters: list[asyncio.Future[None]] = []
+        self.done: list[Callable[[], Any]] = []
+        self.undo: list[Callable[[], Any]] = []
+        self.messages: list[tuple[int, int, outbox.Message]] = []
+
+    def wait(self) -> asyncio.Future[None]:
+        """A future for the end of the commit: raises Conflict, or Unavailable."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters.append(future)
+        return future
+
+    def encode(self) -> list[Write]:
+        """The writes, as of now."""
+        return [write.encode() for write in self.writes.values()]
