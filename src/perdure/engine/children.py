@@ -15,7 +15,6 @@ from typing import Final, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import StartChildWorkflowExecutionCommandAttributes
-from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import (
     EventType,
     ParentClosePolicy,
@@ -39,7 +38,7 @@ from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
 from perdure.api import wire
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import duration_ns
-from perdure.engine import cron, workflow_tasks
+from perdure.engine import cron, retry, workflow_tasks
 from perdure.engine.bad_command import BadCommand
 from perdure.engine.execution import Execution
 from perdure.engine.outbox import CancelRun, ChildClosed, StartChild, TerminateRun
@@ -124,8 +123,6 @@ def validate(
                 f" Length={len(value.encode())} Limit={id_limit_bytes} {where[:99]}"
             )  # fmt: skip
     _check_times(attributes, where)
-    if attributes.HasField("retry_policy"):
-        _check_retry(attributes.retry_policy, where)
     if len(run.children) + already_initiated >= pending_limit:
         raise BadCommand(
             _TOO_MANY,
@@ -140,31 +137,16 @@ def _check_times(attributes: StartChildWorkflowExecutionCommandAttributes, where
             raise BadCommand(
                 _BAD, f"Invalid {field} on StartChildWorkflowExecutionCommand: negative. {where}"
             )
+    wrong = retry.mistake(attributes.retry_policy) if attributes.HasField("retry_policy") else ""
+    if wrong:
+        raise BadCommand(
+            _BAD,
+            f"invalid WorkflowRetryPolicy on StartChildWorkflowExecutionCommand: {wrong} {where}",
+        )
     try:
         cron.validate(attributes.cron_schedule)
     except InvalidArgument as error:
         raise BadCommand(_BAD, f"{error.message} {where}") from None
-
-
-def _check_retry(policy: RetryPolicy, where: str) -> None:
-    initial_ns = _length_ns(policy.initial_interval)
-    maximum_ns = _length_ns(policy.maximum_interval)
-    wrong = ""
-    if initial_ns < 0:
-        wrong = "InitialInterval cannot be negative on retry policy."
-    elif policy.backoff_coefficient and policy.backoff_coefficient < 1:
-        wrong = "BackoffCoefficient cannot be less than 1 on retry policy."
-    elif maximum_ns < 0:
-        wrong = "MaximumInterval cannot be negative on retry policy."
-    elif 0 < maximum_ns < initial_ns:
-        wrong = "MaximumInterval cannot be less than InitialInterval on retry policy."
-    elif policy.maximum_attempts < 0:
-        wrong = "MaximumAttempts cannot be negative on retry policy."
-    if wrong:
-        raise BadCommand(
-            _BAD, f"invalid WorkflowRetryPolicy on StartChildWorkflowExecutionCommand: {wrong}"
-            f" {where}"
-        )  # fmt: skip
 
 
 def initiate(

@@ -64,3 +64,49 @@ def events(tx: Transition) -> list[HistoryEvent]:
 def types(tx: Transition) -> list[str]:
     """Their types, without the prefix."""
     return [EventType.Name(e.event_type).removeprefix("EVENT_TYPE_") for e in events(tx)]
+
+
+class Story:
+    """A history in the making: one event a second from the run's start on."""
+
+    def __init__(self) -> None:
+        self.events: list[HistoryEvent] = []
+
+    def add(self, kind: str, **attributes: object) -> int:
+        """Append an event, e.g. add("timer_started", timer_id="1"); its id."""
+        event_id = len(self.events) + 1
+        event = HistoryEvent(event_id=event_id, event_type=EventType.Value(_type_name(kind)))
+        event.event_time.FromNanoseconds(NOW_NS + event_id * 1_000_000_000)
+        field = getattr(event, f"{kind}_event_attributes")
+        field.SetInParent()
+        field.MergeFrom(type(field)(**attributes))
+        self.events.append(event)
+        return event_id
+
+    def begin(self, **attributes: object) -> Story:
+        """The start and a first workflow task: events 1 to 4."""
+        self.add("workflow_execution_started", **attributes)
+        self.task()
+        return self
+
+    def schedule(self, attempt: int = 1) -> int:
+        return self.add(
+            "workflow_task_scheduled",
+            task_queue={"name": "orders", "kind": 1},
+            attempt=attempt,
+            start_to_close_timeout={"seconds": 10},
+        )
+
+    def task(self, attempt: int = 1) -> int:
+        """A whole workflow task; the id of its completed event."""
+        scheduled = self.schedule(attempt)
+        started = self.add(
+            "workflow_task_started", scheduled_event_id=scheduled, request_id="r", identity="w"
+        )
+        return self.add(
+            "workflow_task_completed", scheduled_event_id=scheduled, started_event_id=started
+        )
+
+
+def _type_name(kind: str) -> str:
+    return "EVENT_TYPE_" + kind.upper()
