@@ -48,7 +48,7 @@ async def test_nothing_but_the_database_remains(tmp_path: Path) -> None:
 
 async def test_a_second_opening_names_the_holder(tmp_path: Path) -> None:
     async with opened(tmp_path / "a.db"):
-        with pytest.raises(StoreHeld, match="a.db is in use by this same process"):
+        with pytest.raises(StoreHeld, match=r"a\.db is in use by this same process"):
             await SqliteStore(tmp_path / "a.db").open()
         assert (tmp_path / "a.db.lock").exists(), "a failed opening must not remove the lock"
         with pytest.raises(StoreHeld):
