@@ -50,7 +50,7 @@ T_co = TypeVar("T_co", covariant=True)
 _DEFAULT_PAGE_SIZE = 1000
 
 
-class _HasRun(Protocol[*Ts, T_co]):
+class WorkflowClass(Protocol[*Ts, T_co]):
     """A workflow that is a class: its `run` method has the arguments and the result."""
 
     @property
@@ -103,7 +103,7 @@ class Client:
 
     @overload
     async def start(
-        self, workflow: type[_HasRun[*Ts, T]], *args: *Ts, **options: Unpack[StartFields]
+        self, workflow: type[WorkflowClass[*Ts, T]], *args: *Ts, **options: Unpack[StartFields]
     ) -> WorkflowHandle[T]: ...
 
     @overload
@@ -151,7 +151,7 @@ class Client:
 
     @overload
     async def execute(
-        self, workflow: type[_HasRun[*Ts, T]], *args: *Ts, **options: Unpack[StartFields]
+        self, workflow: type[WorkflowClass[*Ts, T]], *args: *Ts, **options: Unpack[StartFields]
     ) -> T: ...
 
     @overload
@@ -229,7 +229,7 @@ class Client:
 
     @overload
     def handle_of(
-        self, workflow: type[_HasRun[*Ts, T]], id: str, *, run_id: str | None = ...
+        self, workflow: type[WorkflowClass[*Ts, T]], id: str, *, run_id: str | None = ...
     ) -> WorkflowHandle[T]: ...
 
     @overload
