@@ -40,8 +40,6 @@ DEFAULT_PORT: Final = 7233
 _FORMS: Final = (
     "memory://, sqlite:///path/to/file.db, grpc://host:7233, grpcs://host:7233, host:7233"
 )
-    "memory://, sqlite:///path/to/file.db, grpc://host:7233, grpcs://host:7233, host:7233"
-)
 
 
 @dataclass(frozen=True, slots=True)
