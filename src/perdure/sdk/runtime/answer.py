@@ -42,7 +42,7 @@ def completion(
     request.task_token = task.task_token
     records, messages = run.take()
     if records:
-        request.commands.extend([record.message for record in records])
+        request.commands.extend([record.message for record in records])  # type: ignore[misc]
     if messages:
         request.messages.extend(messages)
     if task.queries:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _INITIATED: Final = EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED
 _CANCEL: Final = EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED
+_REQUEST_CANCEL: Final = CommandType.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION
 _KIND: Final = ChildWorkflowCancellationType
 
 
@@ -220,7 +221,7 @@ class Children:
         command = None
         if not run.replaying:
             command = Command()
-            command.command_type = CommandType.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION
+            command.command_type = _REQUEST_CANCEL
             attributes = command.request_cancel_external_workflow_execution_command_attributes
             attributes.namespace = run.namespace
             attributes.workflow_id = call.workflow_id

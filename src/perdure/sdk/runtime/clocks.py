@@ -154,4 +154,3 @@ def _patch_datetime() -> None:
     _attributes["utcnow"] = classmethod(_utcnow)
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime_module.datetime))
     datetime_is_patched = True
-

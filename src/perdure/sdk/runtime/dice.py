@@ -90,6 +90,6 @@ def install() -> dict[Any, Callable[..., Any]]:
     uuid.uuid1 = _uuid1
     # These took their sources by name when they were imported.
     random._urandom = _urandom  # type: ignore[attr-defined]
-    random.Random.seed = _seed  # type: ignore[method-assign, assignment]
+    random.Random.seed = _seed  # type: ignore[method-assign]
     assert secrets.token_bytes.__module__ == "secrets"
     return replaced

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SIGNAL: Final = EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED
 _CANCEL: Final = EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED
+_REQUEST_CANCEL: Final = CommandType.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION
 
 
 class Delivery(Future[None]):
@@ -111,7 +112,7 @@ class Externals:
         command = None
         if not run.replaying:
             command = Command()
-            command.command_type = CommandType.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION
+            command.command_type = _REQUEST_CANCEL
             attributes = command.request_cancel_external_workflow_execution_command_attributes
             attributes.namespace = run.namespace
             attributes.workflow_id = workflow_id

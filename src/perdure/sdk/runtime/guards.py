@@ -130,7 +130,7 @@ def _forbid(event: str, args: tuple[Any, ...]) -> None:
 
 def _is_library(frame: FrameType) -> bool:
     filename = frame.f_code.co_filename
-    return filename.startswith("<frozen") or filename.startswith(_STDLIB)
+    return filename.startswith(("<frozen", _STDLIB))
 
 
 _STDLIB: Final = asyncio.__file__.rsplit("asyncio", 1)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 from temporalio.api.enums.v1 import EventType
@@ -58,7 +59,7 @@ def steps(events: Sequence[HistoryEvent], started_event_id: int) -> list[Step]:
             pending = []
     if pending:
         found.append(Step(pending, None, True))
-    for step, following in zip(found, found[1:], strict=False):
+    for step, following in pairwise(found):
         step.ahead = [e for e in following.events if e.event_type in _LOOKED_AHEAD]
     return found
 

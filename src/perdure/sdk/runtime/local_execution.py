@@ -15,7 +15,6 @@ from temporalio.api.failure.v1 import Failure
 from perdure.api.times import timedelta_ns
 from perdure.sdk.errors import (
     ApplicationError,
-    FailureError,
     RetryState,
     TimeoutError,
     TimeoutType,
@@ -156,9 +155,8 @@ def _next(
         delay = error.next_retry_delay
     if isinstance(error, TimeoutError) and error.type is TimeoutType.SCHEDULE_TO_CLOSE:
         return RetryState.TIMEOUT, 0
-    if not isinstance(error, FailureError) or isinstance(error, ApplicationError):
-        if kind in {type_name(name) for name in policy.non_retryable_error_types}:
-            return RetryState.NON_RETRYABLE_FAILURE, 0
+    if kind in {type_name(name) for name in policy.non_retryable_error_types}:
+        return RetryState.NON_RETRYABLE_FAILURE, 0
     if policy.maximum_attempts and attempt >= policy.maximum_attempts:
         return RetryState.MAXIMUM_ATTEMPTS_REACHED, 0
     delay_ns = timedelta_ns(delay) if delay is not None else backoff_ns(policy, attempt)

@@ -205,7 +205,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def create_future(self) -> Future[Any]:
         return Future(loop=self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Coroutine[Any, Any, T] | Generator[Any, None, T] | Awaitable[T],
         *,
@@ -255,7 +255,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 def _fire_now(timer: Timer) -> None:
     if timer.pending:
         timer.pending = False
-        timer._callback(*timer._args)  # type: ignore[misc]
+        timer._callback(*timer._args)
 
 
 _REFUSED_BECAUSE: Final = {

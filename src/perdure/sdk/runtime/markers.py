@@ -23,7 +23,6 @@ from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.history.v1 import MarkerRecordedEventAttributes
 
-
 if TYPE_CHECKING:
     from perdure.sdk.runtime.run import Run
 
@@ -118,5 +117,3 @@ class Markers:
     def is_dispensable(self, attributes: MarkerRecordedEventAttributes) -> bool:
         """May the code have lost the call behind this marker? So it is with deprecated patches."""
         return attributes.marker_name == PATCH and detail(attributes, "deprecated") is True
-
-

@@ -37,7 +37,7 @@ def install() -> dict[Any, Callable[..., Any]]:
     """Put the dispatchers in place; originals and their dispatchers."""
     _as_completed.__name__ = _as_completed.__qualname__ = "as_completed"
     _as_completed.__doc__ = _real_as_completed.__doc__
-    asyncio.as_completed = _as_completed  # type: ignore[assignment]
-    asyncio.tasks.as_completed = _as_completed  # type: ignore[assignment]
+    asyncio.as_completed = _as_completed
+    asyncio.tasks.as_completed = _as_completed
     asyncio.tasks._GatheringFuture.__hash__ = _gathering_hash  # type: ignore[attr-defined]
     return {_real_as_completed: _as_completed}

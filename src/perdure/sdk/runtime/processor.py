@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from temporalio.api.enums.v1 import TaskQueueKind
@@ -17,7 +17,13 @@ from temporalio.api.workflowservice.v1 import (
     ShutdownWorkerRequest,
 )
 
-from perdure.api.errors import RPCError
+from perdure.api.errors import (
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    RPCError,
+    Unimplemented,
+)
 from perdure.sdk.converter import Converter
 from perdure.sdk.registry import by_name
 from perdure.sdk.runtime import guards
@@ -33,6 +39,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("perdure.worker")
 
+_FATAL: Final = (InvalidArgument, NotFound, PermissionDenied, Unimplemented)
+"""Answers to a poll that will be the same next time."""
+
 _FIRST_BACKOFF_S: Final = 0.1
 _LONGEST_BACKOFF_S: Final = 10.0
 
@@ -43,7 +52,7 @@ class WorkflowTaskProcessor:
     Args:
         service: an object with the API's methods. If it has a truthy `advances_in_process`, its
             polls are given the callback `advance`.
-        workflows: definitions, decorated functions or classes.
+        workflows: definitions, decorated functions or classes; or a mapping to them by name.
         converter: values to payloads.
         interceptors: around what happens in workflow code, outermost first.
         max_cached_runs: runs kept in memory; 0 to replay every task from the first event.
@@ -128,6 +137,7 @@ class WorkflowTaskProcessor:
         """Work until `shutdown` is called.
 
         Raises:
+            RPCError: the service refuses to be polled: no such namespace, no permission.
             RuntimeError: called twice.
         """
         if self._polling:
@@ -139,7 +149,12 @@ class WorkflowTaskProcessor:
                 self._poll_in_background(self._task_queue, False, number)
                 if self._sticky_queue:
                     self._poll_in_background(self._sticky_queue, True, number)
-            await self._stopping.wait()
+            stopping = asyncio.create_task(self._stopping.wait())
+            await asyncio.wait([stopping, *self._polling], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            for poll in self._polling:
+                if poll.done():
+                    poll.result()
         finally:
             await self._stop()
             WATCHDOG.stop()
@@ -183,6 +198,8 @@ class WorkflowTaskProcessor:
                 if task.task_token:
                     self._hand_out(task)
                     handed_out = True
+            except _FATAL:
+                raise
             except RPCError as error:
                 failures += 1
                 if failures in (1, 10) or failures % 100 == 0:
@@ -234,7 +251,7 @@ class WorkflowTaskProcessor:
 
 def _backoff_s(failures: int) -> float:
     longest_s = min(_FIRST_BACKOFF_S * 2 ** min(failures - 1, 16), _LONGEST_BACKOFF_S)
-    return longest_s * random.uniform(0.5, 1.0)
+    return float(longest_s * random.uniform(0.5, 1.0))
 
 
 def make_settings(
@@ -256,7 +273,8 @@ def make_settings(
     from perdure.sdk.workflow.definition import WorkflowDefinition, definition_of
 
     definitions: list[WorkflowDefinition] = []
-    for item in workflows:
+    items = workflows.values() if isinstance(workflows, Mapping) else workflows
+    for item in items:
         found = item if isinstance(item, WorkflowDefinition) else definition_of(item)
         if found is None:
             raise TypeError(f"workflows: decorated functions and classes, got {item!r}")

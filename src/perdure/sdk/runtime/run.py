@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-
 import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -78,7 +77,7 @@ class Run:
         self.task_queue = settings.task_queue
         # Until the first event tells better, and for tests of parts.
         self.streams = Streams(run_id)
-        self.loop = WorkflowLoop(self, first_hash(run_id))
+        self.loop = WorkflowLoop(self, first_hash(run_id))  # type: ignore[abstract]
         self.info: WorkflowInfo | None = None
         self.instance: Any = None
         self.input: Sequence[Any] = ()
@@ -94,6 +93,8 @@ class Run:
         self.history_size_bytes = 0
         self.continue_as_new_suggested = False
         self.last_started_id = 0
+        self.seen_id = 0
+        self._before_task_id = 0
         self.search_attributes: dict[SearchAttributeKey[Any], Any] = {}
         self.memo_payloads: dict[str, Payload] = {}
 
@@ -188,10 +189,11 @@ class Run:
         attributes = started.workflow_task_started_event_attributes
         self.now_ns = timestamp_ns(started.event_time)
         self.replaying = step.replaying
-        self.last_started_id = self.history_length = started.event_id
+        self.last_started_id = self.seen_id = self.history_length = started.event_id
+        self._before_task_id = attributes.scheduled_event_id - 1
         self.history_size_bytes = attributes.history_size_bytes
         self.continue_as_new_suggested = attributes.suggest_continue_as_new
-        markers = []
+        markers: list[HistoryEvent] = []
         if step.ahead:
             markers, requests = self._look_ahead(step.ahead)
         elif step.replaying:
@@ -287,6 +289,17 @@ class Run:
         self.expected.extend(records)
         messages, self.updates.messages = self.updates.messages, []
         return records, messages
+
+    def forget_task(self, last_started_id: int) -> None:
+        """The service has dropped the last task, which only rejected updates, from history.
+
+        The events that came with it stay, and will come again with the next task.
+
+        Args:
+            last_started_id: the task that now counts as the last one.
+        """
+        self.last_started_id = last_started_id
+        self.seen_id = self._before_task_id
 
     def local_wanted(self) -> list[LocalCall]:
         """Local activities to execute before the task is answered."""

@@ -138,9 +138,9 @@ class TaskHandler:
             try:
                 await self._decode(following)
                 if following.HasField("query"):
-                    following = await self._answer_query_task(following)
-                else:
-                    following = await self._answer_task(following)
+                    await self._answer_query_task(following)
+                    return
+                following = await self._answer_task(following)
             finally:
                 self.cache.unpin(run_id)
 
@@ -189,7 +189,7 @@ class TaskHandler:
         if response.reset_history_event_id:
             run = self.cache.get(run_id)
             if run is not None:
-                run.last_started_id = response.reset_history_event_id
+                run.forget_task(response.reset_history_event_id)
         following: PollWorkflowTaskQueueResponse = response.workflow_task
         return following if following.task_token else None
 
@@ -231,10 +231,13 @@ class TaskHandler:
         if run is not None:
             if run.last_started_id == task.started_event_id:
                 return run, ()  # it has moved already, before the task was delivered
-            seen = run.last_started_id
-            if seen == task.previous_started_event_id and 0 < first_id <= seen + 1:
-                if not task.next_page_token:
-                    return run, events[seen + 1 - first_id :]
+            follows = (
+                run.last_started_id == task.previous_started_event_id
+                and 0 < first_id <= run.seen_id + 1
+                and not task.next_page_token
+            )
+            if follows:
+                return run, events[run.seen_id + 1 - first_id :]
             self.cache.evict(run.run_id)
         if first_id != 1 or task.next_page_token:
             return None
@@ -242,9 +245,7 @@ class TaskHandler:
 
     def _new_run(self, task: PollWorkflowTaskQueueResponse) -> Run:
         execution = task.workflow_execution
-        run = Run(
-            self._settings, task.workflow_type.name, execution.workflow_id, execution.run_id
-        )
+        run = Run(self._settings, task.workflow_type.name, execution.workflow_id, execution.run_id)
         self.cache.put(run)
         return run
 

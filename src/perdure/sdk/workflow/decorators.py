@@ -226,7 +226,7 @@ class Update(Generic[P, R_co]):
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        return functools.partial(self.function, instance)
+        return functools.partial(cast(Any, self.function), instance)
 
 
 class _UpdateDecorator(Protocol):
@@ -285,6 +285,7 @@ class HandlerDecorators:
     @overload
     def signal(
         self,
+        /,
         *,
         name: str | None = None,
         dynamic: bool = False,
@@ -294,7 +295,7 @@ class HandlerDecorators:
 
     def signal(
         self,
-        function: Any = None,
+        function: Callable[..., Any] | None = None,
         /,
         *,
         name: str | None = None,
@@ -324,12 +325,12 @@ class HandlerDecorators:
 
     @overload
     def query(
-        self, *, name: str | None = None, dynamic: bool = False, description: str = ""
+        self, /, *, name: str | None = None, dynamic: bool = False, description: str = ""
     ) -> Callable[[F], F]: ...
 
     def query(
         self,
-        function: Any = None,
+        function: Callable[..., Any] | None = None,
         /,
         *,
         name: str | None = None,
@@ -354,6 +355,7 @@ class HandlerDecorators:
     @overload
     def update(
         self,
+        /,
         *,
         name: str | None = None,
         dynamic: bool = False,
@@ -363,7 +365,7 @@ class HandlerDecorators:
 
     def update(
         self,
-        function: Any = None,
+        function: Callable[..., Any] | None = None,
         /,
         *,
         name: str | None = None,

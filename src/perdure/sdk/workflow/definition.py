@@ -104,7 +104,7 @@ def make_definition(
     for kind in failure_exception_types:
         if not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise TypeError(f"failure_exception_types: exception classes, got {kind!r}")
-    shown = name or getattr(target, "__name__", "")
+    shown = name or str(getattr(target, "__name__", ""))
     common: dict[str, Any] = {
         "name": shown,
         "dynamic": dynamic,

@@ -96,6 +96,7 @@ class _Calls(HandlerDecorators):
     @overload
     def __call__(
         self,
+        /,
         *,
         name: str | None = None,
         dynamic: bool = False,
@@ -105,7 +106,7 @@ class _Calls(HandlerDecorators):
 
     def __call__(
         self,
-        target: Any = None,
+        target: Callable[..., Any] | None = None,
         /,
         *,
         name: str | None = None,
@@ -583,8 +584,8 @@ class _WorkflowLogger(LoggerAdapter[Any]):
         try:
             kwargs.setdefault("stacklevel", 1)
             kwargs["stacklevel"] += 1
-            text, kwargs = self.process(msg, kwargs)
-            self.logger.log(level, text, *args, **kwargs)
+            text, added = self.process(msg, kwargs)
+            self.logger.log(level, text, *args, **added)
         finally:
             state.guarded = guarded
 
