@@ -1,25 +1,28 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from sample_runs import NOW_NS, Story, a_run, events, give_task, info, step
+from sample_runs import NOW_NS, Story, events, info, step
 from temporalio.api.command.v1 import (
     RequestCancelExternalWorkflowExecutionCommandAttributes,
     SignalExternalWorkflowExecutionCommandAttributes,
     StartChildWorkflowExecutionCommandAttributes,
 )
 from temporalio.api.common.v1 import Memo, SearchAttributes
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import History, HistoryEvent
 from temporalio.api.update.v1 import Outcome, Request
 
 from perdure.api.times import SECOND_NS
-from perdure.engine import children, external, replay, updates
+from perdure.engine import children, external, replay, updates, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.outbox import ChildClosed
 from perdure.engine.state import Activity, RetryPolicy, Timer, Update, WorkflowTask
 
+CLOSED = EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED
+FAILED = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
 TEXT = {"metadata": {"encoding": b"json/plain"}, "data": b'"x"'}
 NULL = {"metadata": {"encoding": b"binary/null"}}
 EMPTY_LIST = {"metadata": {"encoding": b"json/plain"}, "data": b"[]"}
@@ -370,7 +373,7 @@ def test_differences_are_found(spoil: Any, words: str) -> None:
     run, story = lived()
     spoil(run)
     (found,) = replay.differences(run, rebuilt(story))
-    assert __import__("re").search(words, found), found
+    assert re.search(words, found), found
 
 
 def test_what_history_does_not_hold_makes_no_difference() -> None:
@@ -418,6 +421,7 @@ def test_operations_agree_with_replay_at_every_step() -> None:
     signal = SignalExternalWorkflowExecutionCommandAttributes(signal_name="go")
     signal.execution.workflow_id = "other"
     external.initiate_signal(tx, signal, 4)
+    message = tx.messages[-1]
     cancel = RequestCancelExternalWorkflowExecutionCommandAttributes(workflow_id="other")
     external.initiate_cancel(tx, cancel, 4)
     request = Request()
@@ -428,23 +432,31 @@ def test_operations_agree_with_replay_at_every_step() -> None:
     tx = step(run)
     children.started(tx, 5, "kid-run", key=9)
     check(tx)
-    assert run.state.workflow_task is not None  # started now, so that what follows is buffered
-    run.state.workflow_task = None
-    history_before = len(history)
-    give_task(run, started=True)
-    closed = EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED
-    children.closed(step(run), ChildClosed(1, 5, "kid-1", "last", closed, b""))
-    children.started(step(run), 6, "kid-run-2", key=10)
-    assert len(run.buffered) == 2
-    assert len(history) == history_before
+    tx = step(run)
+    workflow_tasks.start(tx, identity="w", request_id="r", in_process=False)
+    check(tx)
+    for operation in (
+        lambda tx: children.closed(tx, ChildClosed(1, 5, "kid-1", "last", CLOSED, b"")),
+        lambda tx: children.started(tx, 6, "kid-run-2", key=10),
+        lambda tx: children.closed(tx, ChildClosed(1, 6, "kid-2", "last", CLOSED, b"")),
+        lambda tx: external.signaled(tx, message),
+    ):
+        tx = step(run)
+        assert operation(tx)
+        assert not tx.has_events  # buffered
+        check(tx)
+    tx = step(run)
+    workflow_tasks.fail(tx, FAILED)
+    assert not run.buffered
+    assert not run.children
+    check(tx)
 
 
 def test_a_buffered_end_makes_no_difference() -> None:
-    run, story = lived()
+    _, story = lived()
     story.add("workflow_task_started", scheduled_event_id=11)
     run = rebuilt(story)
     tx = step(run)
-    run.forget(run.timers["t"])
+    tx.drop(run.timers["t"])
     tx.record(EventType.EVENT_TYPE_TIMER_FIRED, b"", answers=6)
     assert replay.differences(run, rebuilt(story)) == []
-    assert a_run().is_open
