@@ -1,0 +1,313 @@
+"""What waits in memory beside a run: queries for its next workflow task, and updates.
+
+A companion outlives the cached run: a conflict or an eviction does not touch it. It dies with the
+process, and that is sound: nobody was told anything about what only it knew, and clients ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+from temporalio.api.query.v1 import WorkflowQuery, WorkflowQueryResult
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedRequest,
+)
+
+from perdure.api.errors import ResourceExhausted, RPCError, WorkflowNotReady
+from perdure.engine import updates as engine_updates
+from perdure.engine import workflow_tasks
+from perdure.engine.updates import ADMITTED, COMPLETED
+
+if TYPE_CHECKING:
+    from perdure.service.executions import Executions
+
+QUERIES_MAX = 100  # waiting for one run's workflow task
+FAILING_ATTEMPT = 3  # from this attempt of a workflow task on, queries are refused
+
+
+class Unblocked(Exception):
+    """What was waited for will not come this way: look at the run again."""
+
+
+class WaitingQuery(msgspec.Struct):
+    """A query for the run's next workflow task; the future gives its WorkflowQueryResult."""
+
+    query: WorkflowQuery
+    answer: asyncio.Future[WorkflowQueryResult]
+
+
+class PendingUpdate(msgspec.Struct):
+    """An update that is not completed, and those who wait for it.
+
+    Attributes:
+        request: serialised Request; b"" when the run's history has it.
+        stage, outcome: how far it durably is.
+        sent: a worker was given the request, with the last workflow task that was started.
+        error: why it cannot go on.
+        waiters: told of every step, and of the end.
+    """
+
+    update_id: str
+    request: bytes
+    stage: int
+    outcome: bytes = b""
+    sent: bool = False
+    error: RPCError | Unblocked | None = None
+    waiters: list[asyncio.Future[tuple[int, bytes]]] = []
+
+
+class RunCompanion:
+    """The queries and updates that wait for one run.
+
+    Args:
+        wake: makes sure that the run gets a workflow task, because an update waits for one.
+        attempt: the attempt of the run's present workflow task; 0 without one.
+        emptied: called when nothing waits any more.
+    """
+
+    def __init__(
+        self,
+        wake: Callable[[], None],
+        attempt: Callable[[], int],
+        emptied: Callable[[], None],
+    ) -> None:
+        self._wake = wake
+        self._attempt = attempt
+        self._emptied = emptied
+        self._queries: dict[str, WaitingQuery] = {}
+        self._updates: dict[str, PendingUpdate] = {}
+        self._next_query = 0
+
+    # -- queries -----------------------------------------------------------------------------------
+
+    def add_query(self, query: WorkflowQuery) -> tuple[str, asyncio.Future[WorkflowQueryResult]]:
+        """Let a query wait for the next workflow task.
+
+        The future raises Unblocked when there is no such task (any more), or the error to give out.
+        Raises ResourceExhausted when too many wait.
+        """
+        if len(self._queries) >= QUERIES_MAX:
+            raise ResourceExhausted(
+                "consistent query buffer is full, cannot accept new consistent queries "
+                f"({QUERIES_MAX} wait for one workflow task)"
+            )
+        self._next_query += 1
+        query_id = f"q{self._next_query}"
+        waiting = WaitingQuery(query, asyncio.get_running_loop().create_future())
+        self._queries[query_id] = waiting
+        return query_id, waiting.answer
+
+    def remove_query(self, query_id: str) -> None:
+        """Its caller waits no longer."""
+        waiting = self._queries.pop(query_id, None)
+        if waiting is not None:
+            waiting.answer.cancel()
+        self._check_empty()
+
+    # -- updates -----------------------------------------------------------------------------------
+
+    @property
+    def admitted(self) -> Mapping[str, bytes]:
+        """Requests that the run has not accepted, by update id: for the engine to check answers."""
+        return {
+            update.update_id: update.request
+            for update in self._updates.values()
+            if update.stage == ADMITTED
+        }
+
+    def find_update(self, update_id: str) -> PendingUpdate | None:
+        """An update that waits here."""
+        return self._updates.get(update_id)
+
+    def add_update(self, update_id: str, request: bytes, stage: int = ADMITTED) -> PendingUpdate:
+        """Admit an update, or follow one that the run knows already (then without a request)."""
+        assert update_id not in self._updates
+        update = self._updates[update_id] = PendingUpdate(update_id, request, stage)
+        return update
+
+    def wait_update(self, update: PendingUpdate) -> asyncio.Future[tuple[int, bytes]]:
+        """A future for the update's next step: (stage, outcome).
+
+        It raises Unblocked when the run closed first, or the error to give out. Cancel it after.
+        """
+        if update.error is not None:
+            raise update.error
+        waiter: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        update.waiters.append(waiter)
+        waiter.add_done_callback(lambda done: _discard(update.waiters, done))
+        return waiter
+
+    def drop_update(self, update: PendingUpdate, error: RPCError | Unblocked) -> None:
+        """The update cannot go on; its waiters are told why."""
+        update.error = error
+        if self._updates.get(update.update_id) is update:
+            del self._updates[update.update_id]
+        for waiter in list(update.waiters):
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()
+        self._check_empty()
+
+    def _step(self, update: PendingUpdate, stage: int, outcome: bytes) -> None:
+        update.stage = stage
+        update.outcome = outcome
+        if stage == COMPLETED:
+            self._updates.pop(update.update_id, None)
+        for waiter in list(update.waiters):
+            if not waiter.done():
+                waiter.set_result((stage, outcome))
+
+    def release(self) -> None:
+        """Go away if nothing waits: a follower of an update may have been the last."""
+        for update in list(self._updates.values()):
+            if not update.waiters and update.stage != ADMITTED:
+                del self._updates[update.update_id]
+        self._check_empty()
+
+    def _check_empty(self) -> None:
+        if not self._queries and not self._updates:
+            self._emptied()
+
+    # -- what the run does (see executions.Companion) ----------------------------------------------
+
+    def on_task_started(self, response: PollWorkflowTaskQueueResponse) -> None:
+        """Add queries and update requests to a workflow task that is handed out.
+
+        All that has no answer is added, sent before or not: the task that carried it before did
+        not complete, or its commit was lost.
+        """
+        for query_id, waiting in self._queries.items():
+            response.queries[query_id].CopyFrom(waiting.query)
+        for update in self._updates.values():
+            if update.stage == ADMITTED and update.request:
+                update.sent = True
+                response.messages.append(
+                    engine_updates.request_message(
+                        update.update_id, update.request, response.started_event_id - 1
+                    )
+                )
+
+    def on_task_completed(self, request: RespondWorkflowTaskCompletedRequest) -> None:
+        """Take the answers to queries; requests of updates that got none are rejected."""
+        for query_id, result in request.query_results.items():
+            waiting = self._queries.pop(query_id, None)
+            if waiting is not None and not waiting.answer.done():
+                waiting.answer.set_result(result)
+        for waiting in list(self._queries.values()):
+            if not waiting.answer.done():
+                waiting.answer.set_exception(Unblocked())  # look whether another task is there
+        self._queries.clear()
+        if not request.force_create_new_workflow_task:  # a heartbeat: the worker is still at it
+            self._reject_unanswered({m.protocol_instance_id for m in request.messages})
+        if any(u.stage == ADMITTED and not u.sent for u in self._updates.values()):
+            self._wake()  # they came while the task ran
+        self._check_empty()
+
+    def _reject_unanswered(self, answered: set[str]) -> None:
+        for update in list(self._updates.values()):
+            sent = update.stage == ADMITTED and update.sent
+            if sent and update.update_id not in answered:
+                self._step(update, COMPLETED, engine_updates.unprocessed_outcome())
+
+    def on_task_lost(self) -> None:
+        """What it carried must be sent again; queries give up on a task that keeps failing."""
+        if self._attempt() >= FAILING_ATTEMPT:
+            for waiting in self._queries.values():
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(failing_task())
+        if any(update.stage == ADMITTED for update in self._updates.values()):
+            self._wake()
+
+    def on_update_results(self, results: list[tuple[str, int, bytes]]) -> None:
+        """Durable steps of updates."""
+        for update_id, stage, outcome in results:
+            update = self._updates.get(update_id)
+            if update is not None:
+                self._step(update, stage, outcome)
+        self._check_empty()
+
+    def refuse_updates(self, error: RPCError) -> None:
+        """No workflow task can be had for those that the run has not accepted."""
+        for update in list(self._updates.values()):
+            if update.stage == ADMITTED:
+                self.drop_update(update, error)
+
+    def on_closed(self) -> None:
+        """Whoever still waits looks at the run again: closed, or followed by another."""
+        for waiting in self._queries.values():
+            if not waiting.answer.done():
+                waiting.answer.set_exception(Unblocked())
+        self._queries.clear()
+        for update in list(self._updates.values()):
+            self.drop_update(update, Unblocked())
+        self._check_empty()
+
+
+def failing_task() -> RPCError:
+    """What a query gets while the run's workflow task keeps failing."""
+    return WorkflowNotReady("Unable to query workflow due to Workflow Task in failed state.")
+
+
+def _discard(
+    waiters: list[asyncio.Future[tuple[int, bytes]]], waiter: asyncio.Future[tuple[int, bytes]]
+) -> None:
+    if waiter in waiters:
+        waiters.remove(waiter)
+    if not waiter.cancelled():
+        waiter.exception()
+
+
+class Companions:
+    """All companions of a node; a run has one only while something waits for it."""
+
+    def __init__(self, executions: Executions) -> None:
+        self._executions = executions
+        self._made: dict[int, RunCompanion] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def of(self, key: int) -> RunCompanion:
+        """The run's companion, made when there is none. Add something to it before you await."""
+        found = self._made.get(key)
+        if found is None:
+            found = RunCompanion(
+                partial(self._wake, key), partial(self._attempt, key), partial(self._forget, key)
+            )
+            self._made[key] = found
+            self._executions.companions[key] = found
+        return found
+
+    def known(self, key: int) -> RunCompanion | None:
+        """The run's companion, if something waits for it."""
+        return self._made.get(key)
+
+    def _forget(self, key: int) -> None:
+        self._made.pop(key, None)
+        self._executions.companions.pop(key, None)
+
+    def _attempt(self, key: int) -> int:
+        entry = self._executions.cached(key)
+        task = entry.run.state.workflow_task if entry is not None else None
+        return task.attempt if task is not None else 0
+
+    def _wake(self, key: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._schedule(key))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _schedule(self, key: int) -> None:
+        try:
+            await self._executions.transact(key, workflow_tasks.schedule_speculative)
+        except RPCError as error:
+            companion = self._made.get(key)
+            if companion is not None:
+                companion.refuse_updates(error)
+
+    async def close(self) -> None:
+        """Wait for wake-ups under way."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))

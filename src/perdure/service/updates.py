@@ -1,0 +1,276 @@
+"""Updates: a caller changes a run's state through its workflow code and learns the outcome.
+
+A request waits in memory (see ``companion``) until a worker accepts or rejects it with a completed
+workflow task; only then does history know of it. If the process dies before that, the caller's call
+fails and is made again, under the same update id. A rejected update leaves no trace at all.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage as Stage
+from temporalio.api.update.v1 import Outcome, Request, UpdateRef
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowExecutionUpdateRequest,
+    PollWorkflowExecutionUpdateResponse,
+    UpdateWorkflowExecutionRequest,
+    UpdateWorkflowExecutionResponse,
+)
+
+from perdure.api.errors import InvalidArgument, NotFound, PermissionDenied
+from perdure.engine import updates as engine_updates
+from perdure.engine import workflow_tasks
+from perdure.engine.execution import Execution
+from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED, Found
+from perdure.service import waiting
+from perdure.service.companion import PendingUpdate, Unblocked
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
+
+UNSPECIFIED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_UNSPECIFIED
+SOFT_TIMEOUT_NS = 20_000_000_000
+"""After this a caller is told how far its update is, and asks again."""
+ID_BYTES_MAX = 1000
+
+
+class Reached(NamedTuple):
+    """How far an update of a run is; `outcome` is a serialised Outcome once it is completed."""
+
+    run_id: str
+    stage: int
+    outcome: bytes = b""
+
+
+# -- the request -----------------------------------------------------------------------------------
+
+
+def check(request: UpdateWorkflowExecutionRequest) -> None:
+    """Raises InvalidArgument, or PermissionDenied for a stage that nobody can wait for."""
+    if not request.HasField("workflow_execution"):
+        raise InvalidArgument("Execution is not set on request.")
+    if not request.request.HasField("meta"):
+        raise InvalidArgument("Update meta is not set on request.")
+    if len(request.request.meta.update_id.encode()) > ID_BYTES_MAX:
+        raise InvalidArgument("UpdateId length exceeds limit.")
+    if not request.request.HasField("input"):
+        raise InvalidArgument("Update input is not set on request.")
+    if not request.request.input.name:
+        raise InvalidArgument("Update name is not set on request.")
+    if request.wait_policy.lifecycle_stage == ADMITTED:
+        raise PermissionDenied(
+            "UpdateWorkflowExecution issued asynchronously and waiting on update admitted "
+            "is not supported."
+        )
+
+
+def with_id(request: Request) -> Request:
+    """The request with an update id: its own, or a fresh one."""
+    made = Request()
+    made.CopyFrom(request)
+    made.meta.update_id = made.meta.update_id or str(uuid.uuid4())
+    return made
+
+
+def is_enough(stage: int, wanted: int) -> bool:
+    """Whether a caller that waits for `wanted` is content with `stage`."""
+    return stage >= (wanted or ACCEPTED)
+
+
+# -- the answer ------------------------------------------------------------------------------------
+
+
+def _outcome(reached: Reached) -> Outcome | None:
+    return Outcome.FromString(reached.outcome) if reached.stage == COMPLETED else None
+
+
+def _ref(workflow_id: str, run_id: str, update_id: str) -> UpdateRef:
+    made = UpdateRef(update_id=update_id)
+    made.workflow_execution.workflow_id = workflow_id
+    made.workflow_execution.run_id = run_id
+    return made
+
+
+class UpdateRPCs:
+    """The RPCs about updates, as a part of the service."""
+
+    node: Node
+
+    async def update_workflow_execution(
+        self, request: UpdateWorkflowExecutionRequest
+    ) -> UpdateWorkflowExecutionResponse:
+        """Ask a run to change itself, and wait until it accepted or completed that.
+
+        The same update id again meets the same update. After 20 s the answer says how far it is,
+        without an outcome; ``poll_workflow_execution_update`` goes on waiting.
+
+        Raises:
+            InvalidArgument: the request lacks something or is too large.
+            NotFound: no such run, or it closed before it accepted the update.
+            ResourceExhausted, FailedPrecondition: a limit on updates of one run was met.
+            Unavailable: the store failed.
+        """
+        node = self.node
+        node.namespaces.get(request.namespace)
+        check(request)
+        update = with_id(request.request)
+        deadline_ns = node.clock.now_ns() + SOFT_TIMEOUT_NS
+        wanted = request.wait_policy.lifecycle_stage
+        execution = request.workflow_execution
+        while True:
+            key = await node.executions.resolve(
+                request.namespace, execution.workflow_id, execution.run_id
+            )
+            try:
+                reached = await self._update(key, request, update, wanted, deadline_ns)
+                break
+            except Unblocked:
+                await self._check_follower(key, pinned=bool(execution.run_id))
+        answer = UpdateWorkflowExecutionResponse(
+            update_ref=_ref(execution.workflow_id, reached.run_id, update.meta.update_id),
+            stage=reached.stage,  # type: ignore[arg-type]
+        )
+        outcome = _outcome(reached)
+        if outcome is not None:
+            answer.outcome.CopyFrom(outcome)
+        return answer
+
+    async def _check_follower(self, key: int, *, pinned: bool) -> None:
+        """A run closed under an update: go on only when another run took its place."""
+        entry = await self.node.executions.read(key)
+        follower = bool(entry.run.state.successor_run_id or entry.run.state.reset_run_id)
+        if not entry.run.is_open and (pinned or not follower):
+            raise engine_updates.closing_error(continues=follower)
+
+    async def _update(
+        self,
+        key: int,
+        request: UpdateWorkflowExecutionRequest,
+        update: Request,
+        wanted: int,
+        deadline_ns: int,
+    ) -> Reached:
+        """The update on one run: found, joined, or admitted. Unblocked when the run closed."""
+        node = self.node
+        entry = await node.executions.read(key)
+        run, update_id = entry.run, update.meta.update_id
+        first_run_id = request.first_execution_run_id
+        if first_run_id and first_run_id != run.info.first_run_id:
+            raise NotFound("workflow execution not found")
+        found = engine_updates.find(run, update_id)
+        if found is not None:
+            return await self._follow(key, run, update_id, found, wanted, deadline_ns)
+        companion = node.companions.of(key)
+        pending = companion.find_update(update_id)
+        if pending is not None:
+            return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
+        try:
+            limits = node.limits
+            engine_updates.check_admission(
+                run,
+                len(companion.admitted),
+                in_flight_limit=limits.updates_in_flight_max,
+                total_limit=limits.updates_max,
+            )
+        except BaseException:
+            companion.release()
+            raise
+        pending = companion.add_update(update_id, update.SerializeToString())
+        try:
+            await node.executions.transact(key, workflow_tasks.schedule_speculative)
+        except BaseException as error:
+            if isinstance(error, Exception) and pending.stage == ADMITTED:
+                companion.drop_update(pending, Unblocked())
+            raise
+        return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
+
+    async def _follow(
+        self,
+        key: int,
+        run: Execution,
+        update_id: str,
+        found: Found,
+        wanted: int,
+        deadline_ns: int,
+    ) -> Reached:
+        """An update that the run knows: answer at once, or wait for its next step."""
+        if is_enough(found.stage, wanted):
+            return Reached(run.info.run_id, found.stage, found.outcome)
+        companion = self.node.companions.of(key)
+        pending = companion.find_update(update_id)
+        if pending is None:
+            pending = companion.add_update(update_id, b"", found.stage)
+        return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
+
+    async def _wait(
+        self, key: int, run_id: str, pending: PendingUpdate, wanted: int, deadline_ns: int
+    ) -> Reached:
+        """Wait for a stage, or until the caller is told how far it is."""
+        companion = self.node.companions.of(key)
+        stage, outcome = pending.stage, pending.outcome
+        try:
+            while not is_enough(stage, wanted):
+                future = companion.wait_update(pending)
+                try:
+                    if not await waiting.happened(future, self.node.clock, deadline_ns):
+                        break
+                    stage, outcome = future.result()
+                finally:
+                    future.cancel()
+        finally:
+            companion.release()
+        return Reached(run_id, stage, outcome)
+
+    async def poll_workflow_execution_update(
+        self, request: PollWorkflowExecutionUpdateRequest
+    ) -> PollWorkflowExecutionUpdateResponse:
+        """Wait for a stage of an update that was asked for before.
+
+        Without a stage to wait for, the answer tells at once how far the update is.
+
+        Raises:
+            InvalidArgument: no update is named.
+            NotFound: no such run, or it does not know the update.
+        """
+        node = self.node
+        node.namespaces.get(request.namespace)
+        if not request.HasField("update_ref"):
+            raise InvalidArgument("UpdateRef is not set on request.")
+        ref, update_id = request.update_ref.workflow_execution, request.update_ref.update_id
+        deadline_ns = node.clock.now_ns() + SOFT_TIMEOUT_NS
+        while True:
+            key = await node.executions.resolve(request.namespace, ref.workflow_id, ref.run_id)
+            try:
+                reached = await self._poll(
+                    key, update_id, request.wait_policy.lifecycle_stage, deadline_ns
+                )
+                break
+            except Unblocked:
+                await self._check_follower(key, pinned=True)
+        answer = PollWorkflowExecutionUpdateResponse(
+            update_ref=_ref(ref.workflow_id, reached.run_id, update_id),
+            stage=reached.stage,  # type: ignore[arg-type]
+        )
+        outcome = _outcome(reached)
+        if outcome is not None:
+            answer.outcome.CopyFrom(outcome)
+        return answer
+
+    async def _poll(self, key: int, update_id: str, wanted: int, deadline_ns: int) -> Reached:
+        entry = await self.node.executions.read(key)
+        run = entry.run
+        found = engine_updates.find(run, update_id)
+        known = self.node.companions.known(key)
+        pending = known.find_update(update_id) if known is not None else None
+        if found is None and pending is None:
+            raise NotFound(f'update "{update_id}" not found')
+        if wanted == UNSPECIFIED:
+            if found is not None:
+                return Reached(run.info.run_id, found.stage, found.outcome)
+            return Reached(run.info.run_id, ADMITTED)
+        if found is not None:
+            return await self._follow(key, run, update_id, found, wanted, deadline_ns)
+        assert pending is not None
+        return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
