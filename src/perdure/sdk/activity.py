@@ -56,6 +56,18 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
+class ActivityCall(Protocol[P, R_co]):
+    """What can be called as an activity."""
+
+    # `object` in place of `Any`: mypy takes an `Any` for a reason to doubt which overload of
+    # `asyncio.gather` is meant.
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
+        """Call it."""
+
+    def options(self, **overrides: Unpack[ActivityOptionFields]) -> ActivityCall[P, R_co]:
+        """A copy with other options."""
+
+
 class Activity(Generic[P, R_co]):
     """A decorated function. Call it as the function; see `activity` for what happens.
 
@@ -89,13 +101,13 @@ class Activity(Generic[P, R_co]):
         self.origin = f"{function.__module__}:{getattr(function, '__qualname__', name)}"
         self.signature = Signature(function, name)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         run = workflow_context.current()
         if run is not None:
             values = self.signature.bind(args, kwargs)
             return _scheduled(run, self, values)
         if self.is_async:
-            call: Coroutine[Any, Any, R_co] = self.function(*args, **kwargs)
+            call: Coroutine[object, object, R_co] = self.function(*args, **kwargs)
             return call
         return asyncio.to_thread(self.function, *args, **kwargs)
 
@@ -113,7 +125,7 @@ class Activity(Generic[P, R_co]):
         return copy
 
     @property
-    def local(self) -> Activity[P, R_co]:
+    def local(self) -> ActivityCall[P, R_co]:  # no `Activity`, which would be bound as a method
         """A copy that runs in the worker of the workflow, with less to record: for short calls."""
         return self.options(local=True)
 

@@ -29,6 +29,7 @@ from perdure.sdk.errors import ConversionError
 __all__ = ["AnyAttributes", "SearchAttributeKey", "SearchAttributeType", "SearchAttributes"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 D = TypeVar("D")
 
 
@@ -72,7 +73,7 @@ _PYTHON_TYPES: dict[SearchAttributeType, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class SearchAttributeKey(Generic[T]):
+class SearchAttributeKey(Generic[T_co]):
     """Name and type of a search attribute. Make one with a class method, once, and share it."""
 
     name: str
