@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Memo, SearchAttributes
+from temporalio.api.enums.v1 import EventType
 
 from perdure.engine.execution import Execution
 from perdure.engine.state import (
@@ -21,10 +22,12 @@ from perdure.engine.state import (
     WorkflowTask,
 )
 
+_SIGNALED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
+_CANCEL_REQUESTED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
 _STATE_FIELDS: Final = (
     "status", "next_event_id", "close_event_id", "close_ns", "successor_run_id",
-    "last_task_started_event_id", "last_task_completed_event_id", "cancel_requested",
-    "signal_count", "update_count", "first_task_backoff_until_ns", "history_size_bytes",
+    "last_task_started_event_id", "last_task_completed_event_id", "update_count",
+    "first_task_backoff_until_ns", "history_size_bytes",
 )  # fmt: skip
 _TASK_FIELDS: Final = ("scheduled_event_id", "started_event_id", "attempt", "queue", "sticky")
 _ITEM_FIELDS: Final[dict[str, tuple[str, ...]]] = {
@@ -50,6 +53,7 @@ def differences(run: Execution, rebuilt: Execution) -> list[str]:
     compared only where they have a lasting meaning (updates).
     """
     found = _compare("state", _STATE_FIELDS, run.state, rebuilt.state)
+    found += _input_differences(run, rebuilt)
     found += _task_differences(run.state.workflow_task, rebuilt.state.workflow_task)
     kinds = _ITEM_FIELDS if run.is_open else {"updates": _ITEM_FIELDS["updates"]}
     for kind, fields in kinds.items():
@@ -58,6 +62,19 @@ def differences(run: Execution, rebuilt: Execution) -> list[str]:
     found += _map_differences(
         "search attributes", SearchAttributes, run.attributes, rebuilt.attributes
     )
+    return found
+
+
+def _input_differences(run: Execution, rebuilt: Execution) -> list[str]:
+    """Signals and cancel requests count when they arrive, though they may still be buffered."""
+    arrived = [event.event_type for event in run.buffered.values()]
+    signals = rebuilt.state.signal_count + arrived.count(_SIGNALED)
+    cancelled = rebuilt.state.cancel_requested or _CANCEL_REQUESTED in arrived
+    found = []
+    if run.state.signal_count != signals:
+        found.append(f"state.signal_count is {run.state.signal_count}, by history {signals}")
+    if run.state.cancel_requested != cancelled:
+        found.append(f"state.cancel_requested is not {cancelled}, as by history")
     return found
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from temporalio.api.common.v1 import Memo, Payload, SearchAttributes
 from temporalio.api.enums.v1 import (
     TaskQueueKind,
     WorkflowExecutionStatus,
@@ -21,7 +20,7 @@ from temporalio.api.history.v1 import HistoryEvent
 
 from perdure.api import wire
 from perdure.api.times import duration_ns, timestamp_ns
-from perdure.engine import retry
+from perdure.engine import closing, retry
 from perdure.engine.differences import differences
 from perdure.engine.execution import Execution
 from perdure.engine.state import (
@@ -135,36 +134,17 @@ def _unpaused(run: Execution, event: HistoryEvent, a: Any) -> None:
 
 
 def _attributes_upserted(run: Execution, event: HistoryEvent, a: Any) -> None:
-    present = SearchAttributes.FromString(run.attributes)
-    _merge(present.indexed_fields, a.search_attributes.indexed_fields)
-    run.attributes = present.SerializeToString()
+    run.attributes = closing.merged_attributes(run.attributes, a.search_attributes)
 
 
 def _memo_upserted(run: Execution, event: HistoryEvent, a: Any) -> None:
-    present = Memo.FromString(run.memo)
-    _merge(present.fields, a.upserted_memo.fields)
-    run.memo = present.SerializeToString()
-
-
-def _merge(present: Any, changes: Any) -> None:
-    """Set or, for a null or an empty list, remove the fields of a payload map."""
-    for name, payload in changes.items():
-        if _is_nothing(payload):
-            present.pop(name, None)
-        else:
-            present[name].CopyFrom(payload)
-
-
-def _is_nothing(payload: Payload) -> bool:
-    encoding = payload.metadata.get("encoding", b"")
-    return encoding == b"binary/null" or (encoding == b"json/plain" and payload.data == b"[]")
+    run.memo = closing.merged_memo(run.memo, a.upserted_memo)
 
 
 # -- workflow tasks --------------------------------------------------------------------------------
 
 
 def _task_scheduled(run: Execution, event: HistoryEvent, a: Any) -> None:
-    run.state.first_task_backoff_until_ns = 0
     run.state.workflow_task = WorkflowTask(
         event.event_id,
         timestamp_ns(event.event_time),

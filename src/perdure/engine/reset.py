@@ -111,7 +111,7 @@ def excluded_kinds(request: ResetWorkflowExecutionRequest) -> frozenset[int]:
 
 def reset(
     request: ResetWorkflowExecutionRequest,
-    base: RunInfo,
+    base: Execution,
     events: Sequence[HistoryEvent],
     following: Iterable[HistoryEvent],
     *,
@@ -124,7 +124,7 @@ def reset(
 
     Args:
         request: the point, the reason, and what not to apply again.
-        base: the run to reset.
+        base: the run to reset, as it is now (closed, or left and terminated).
         events: the base run's events, all of them.
         following: the events of the runs that the base run continued as, in order.
         key: the store's number of the new run.
@@ -134,7 +134,7 @@ def reset(
     """
     check(request, len(events) + 1)
     kept = events[: request.workflow_task_finish_event_id - 1]
-    run = replay.rebuild(key, _new_info(base, run_id, now_ns), kept)
+    run = replay.rebuild(key, _new_info(base.info, run_id, now_ns), kept)
     if run.state.workflow_task is None:
         raise InvalidArgument(
             "Can only reset workflow to event ID in range [WorkflowTaskScheduled +1, "
@@ -145,10 +145,10 @@ def reset(
     tx.visible = True
     for item in run.items.values():
         tx.put(item)
-    _fail_workflow_task(tx, request.reason, base.run_id)
+    _fail_workflow_task(tx, request.reason, base.info.run_id)
     _restart_activities(tx, kept, request.reason)
     _reapply(tx, events[len(kept) :], following, excluded_kinds(request))
-    _send_again(tx, kept)
+    _send_again(tx, base, kept)
     if request.request_id and request.request_id not in run.requests:
         tx.put(SeenRequest(tx.item_id(), request.request_id))
     workflow_tasks.ensure_scheduled(tx)
@@ -325,13 +325,19 @@ def _repeat(tx: Transition, event: HistoryEvent, field: str, started_event_id: i
 # -- what is still to be done ----------------------------------------------------------------------
 
 
-def _send_again(tx: Transition, kept: Sequence[HistoryEvent]) -> None:
-    """Send the kept messages to other runs that nobody has answered, as if initiated now."""
+def _send_again(tx: Transition, base: Execution, kept: Sequence[HistoryEvent]) -> None:
+    """Send the kept messages to other runs that nobody has answered.
+
+    A child that the base run is just starting keeps its ids: if it starts for the old run after
+    all, the new run's message finds it and takes it over.
+    """
     run = tx.run
     for child in run.children.values():
         if child.key:
             continue
-        child.run_id, child.request_id = tx.new_id(), tx.new_id()
+        known = base.children.get(child.initiated_event_id)
+        child.run_id = known.run_id if known is not None else tx.new_id()
+        child.request_id = known.request_id if known is not None else tx.new_id()
         event = kept[child.initiated_event_id - 1]
         metadata = event.user_metadata.SerializeToString()
         tx.messages.append(

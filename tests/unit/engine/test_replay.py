@@ -14,9 +14,13 @@ from temporalio.api.common.v1 import Memo, SearchAttributes
 from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import History, HistoryEvent
 from temporalio.api.update.v1 import Outcome, Request
+from temporalio.api.workflowservice.v1 import (
+    RequestCancelWorkflowExecutionRequest,
+    SignalWorkflowExecutionRequest,
+)
 
 from perdure.api.times import SECOND_NS
-from perdure.engine import children, external, replay, updates, workflow_tasks
+from perdure.engine import children, external, lifecycle, replay, updates, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.outbox import ChildClosed
 from perdure.engine.state import Activity, RetryPolicy, Timer, Update, WorkflowTask
@@ -52,8 +56,6 @@ def test_a_started_run() -> None:
     assert Memo.FromString(run.memo).fields["m"].data == b'"x"'
     assert SearchAttributes.FromString(run.attributes).indexed_fields["Color"].data == b'"x"'
     assert run.start_attributes is None
-    story.schedule()
-    assert rebuilt(story).state.first_task_backoff_until_ns == 0
 
 
 @pytest.mark.parametrize(
@@ -450,6 +452,17 @@ def test_operations_agree_with_replay_at_every_step() -> None:
     assert not run.buffered
     assert not run.children
     check(tx)
+
+
+def test_buffered_signals_and_cancel_requests_make_no_difference() -> None:
+    _, story = lived()
+    story.add("workflow_task_started", scheduled_event_id=11)
+    run = rebuilt(story)
+    tx = step(run)
+    lifecycle.signal(tx, SignalWorkflowExecutionRequest(signal_name="go"))
+    lifecycle.request_cancel(tx, RequestCancelWorkflowExecutionRequest())
+    assert len(run.buffered) == 2
+    assert replay.differences(run, rebuilt(story)) == []
 
 
 def test_a_buffered_end_makes_no_difference() -> None:

@@ -23,8 +23,9 @@ from perdure.api.errors import InvalidArgument
 from perdure.api.times import SECOND_NS
 from perdure.engine import replay
 from perdure.engine import reset as resets
+from perdure.engine.execution import Execution
 from perdure.engine.outbox import CancelRun, SignalRun, StartChild
-from perdure.engine.state import RunInfo
+from perdure.engine.state import Child
 from perdure.engine.transition import TaskRef, Transition
 
 LATER_NS = NOW_NS + 1_000 * SECOND_NS
@@ -38,14 +39,14 @@ def reset(
     finish_event_id: int,
     *,
     following: Story | None = None,
-    base: RunInfo | None = None,
+    base: Execution | None = None,
     **request: Any,
 ) -> Transition:
     return resets.reset(
         ResetWorkflowExecutionRequest(
             workflow_task_finish_event_id=finish_event_id, reason="bad deploy", **request
         ),
-        base or info(),
+        base or a_run(),
         story.events,
         following.events if following else [],
         key=8,
@@ -139,7 +140,7 @@ def test_a_workflow_task_must_be_under_way_at_the_point(finish_event_id: int) ->
 
 
 def test_the_new_run_has_the_old_ones_info_and_its_own_time() -> None:
-    base = info(
+    base = a_run(
         execution_timeout_ns=50 * SECOND_NS, run_timeout_ns=60 * SECOND_NS, parent_key=3,
         execution_deadline_ns=1, run_deadline_ns=1,
     )  # fmt: skip
@@ -151,14 +152,14 @@ def test_the_new_run_has_the_old_ones_info_and_its_own_time() -> None:
     assert made.execution_deadline_ns == LATER_NS + 50 * SECOND_NS
     assert made.run_deadline_ns == made.execution_deadline_ns  # no run outlives its execution
     assert (made.workflow_id, made.first_run_id, made.parent_key) == (
-        base.workflow_id, base.first_run_id, 3,
+        base.info.workflow_id, base.info.first_run_id, 3,
     )  # fmt: skip
     assert tx.run.state.wake_at_ns == LATER_NS + 50 * SECOND_NS
     assert tx.wake_changed
     assert tx.visible
     assert tx.based_on == 0
     assert b"m" in tx.run.memo
-    assert base.run_id != "new-run"
+    assert base.info.run_id != "new-run"
 
 
 def test_the_request_id_is_remembered() -> None:
@@ -357,6 +358,16 @@ def test_a_kept_child_that_did_not_start_is_started() -> None:
     assert message.run_id != ""
     request = StartWorkflowExecutionRequest.FromString(message.request)
     assert (request.workflow_id, request.task_queue.name) == ("kid", "kids")
+
+
+def test_a_kept_child_that_is_just_being_started_keeps_its_ids() -> None:
+    story = with_child()
+    story.task()
+    base = a_run()
+    base.index(Child(1, 5, "default", "kid", "Kid", 1, request_id="kid-request", run_id="kid-run"))
+    tx = reset(story, 8, base=base)
+    (message,) = tx.messages
+    assert (message.run_id, message.request_id) == ("kid-run", "kid-request")
 
 
 def test_children_of_runs_that_followed_are_not_mistaken_for_kept_ones() -> None:
