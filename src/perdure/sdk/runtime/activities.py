@@ -94,7 +94,7 @@ class Activities:
         activity_id = options.activity_id or self.next_id()
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.MergeFromString(_template(name, options))
             attributes = command.schedule_activity_task_command_attributes
             attributes.activity_id = activity_id
@@ -139,7 +139,7 @@ class Activities:
         run = self.run
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.command_type = CommandType.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK
             attributes = command.request_cancel_activity_task_command_attributes
             attributes.scheduled_event_id = call.scheduled_id

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from temporalio.api.common.v1 import Payloads
 from temporalio.api.enums.v1 import QueryResultType, WorkflowTaskFailedCause
-from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.query.v1 import WorkflowQuery, WorkflowQueryResult
 from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueResponse,
@@ -38,13 +37,8 @@ def completion(
     run: Run, task: PollWorkflowTaskQueueResponse
 ) -> RespondWorkflowTaskCompletedRequest:
     """The answer to a task that the run has taken in, with the answers to its queries."""
-    request = RespondWorkflowTaskCompletedRequest()
+    request = run.take()
     request.task_token = task.task_token
-    records, messages = run.take()
-    if records:
-        request.commands.extend([record.message for record in records])  # type: ignore[misc]
-    if messages:
-        request.messages.extend(messages)
     if task.queries:
         for key, query in task.queries.items():
             request.query_results[key].CopyFrom(answer_query(run, query))
@@ -196,8 +190,3 @@ def metadata(run: Run) -> Any:
         "updateDefinitions": entries("update"),
     }
     return msgspec.to_builtins({"definition": definition})
-
-
-def starts_at(events: Sequence[HistoryEvent]) -> int:
-    """Id of the first event; 0 if there is none."""
-    return events[0].event_id if events else 0

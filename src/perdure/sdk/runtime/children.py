@@ -220,7 +220,7 @@ class Children:
         call.cancel_requested = True
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.command_type = _REQUEST_CANCEL
             attributes = command.request_cancel_external_workflow_execution_command_attributes
             attributes.namespace = run.namespace
@@ -365,7 +365,7 @@ class ChildHandle:
 
 
 def _start_command(run: Run, name: str, workflow_id: str, options: ChildOptions) -> Command:
-    command = Command()
+    command = run.new_command()
     command.command_type = CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION
     attributes = command.start_child_workflow_execution_command_attributes
     attributes.namespace = run.namespace

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.history.v1 import HistoryEvent
@@ -90,7 +89,7 @@ class Externals:
             args = signature.bind(tuple(args), {})
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.command_type = CommandType.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION
             attributes = command.signal_external_workflow_execution_command_attributes
             attributes.namespace = run.namespace
@@ -111,7 +110,7 @@ class Externals:
         run.check_writable(f"cancelling workflow {workflow_id!r}")
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.command_type = _REQUEST_CANCEL
             attributes = command.request_cancel_external_workflow_execution_command_attributes
             attributes.namespace = run.namespace

@@ -104,7 +104,7 @@ class Markers:
         if run.replaying:
             run.emit(_RECORDED, key, None)
             return None
-        command = Command()
+        command = run.new_command()
         command.command_type = _RECORD
         attributes = command.record_marker_command_attributes
         attributes.marker_name = name

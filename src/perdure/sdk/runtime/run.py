@@ -15,6 +15,7 @@ from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
+from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from perdure.api.times import timestamp_ns
 from perdure.sdk.errors import FailureError, NonDeterminismError
@@ -100,6 +101,7 @@ class Run:
 
         self.batch = 0
         self.commands: list[Record] = []
+        self.answer = RespondWorkflowTaskCompletedRequest()
         self.expected: deque[Record] = deque()
         self.closing: Record | None = None
         self.problem: BaseException | None = None
@@ -159,12 +161,15 @@ class Run:
         """Match the commands of the last task, and tell everybody what has happened since."""
         for event in step.events:
             kind = event.event_type
+            if kind in IGNORED:
+                continue
             key_of = COMMAND_EVENTS.get(kind)
             if key_of is not None:
                 self._match(event, key_of(event))
-            apply = APPLY.get(kind)
-            if apply is not None:
-                apply(self, event)
+            else:
+                apply = APPLY.get(kind)
+                if apply is not None:
+                    apply(self, event)
         if self.expected:
             raise mismatch(None, self.expected[0], self)
 
@@ -213,6 +218,8 @@ class Run:
         if step.replaying:
             self.expected.extend(self._drain())
             self.markers.ahead = {}
+            if self.answer.commands:  # of code that makes commands in a replay, too
+                self.answer = RespondWorkflowTaskCompletedRequest()
 
     def _look_ahead(
         self, ahead: Sequence[HistoryEvent]
@@ -283,12 +290,26 @@ class Run:
         self.batch += 1
         return records
 
-    def take(self) -> tuple[list[Record], list[Message]]:
-        """The commands and messages to answer with. History has to confirm them next time."""
+    def take(self) -> RespondWorkflowTaskCompletedRequest:
+        """The answer with its commands and messages. History has to confirm them next time."""
+        answer = self.answer
+        made = len(self.commands)
         records = self._drain()
         self.expected.extend(records)
-        messages, self.updates.messages = self.updates.messages, []
-        return records, messages
+        if len(records) != made or self.closing is not None:
+            messages = [record.message for record in records if record.message is not None]
+            kept = RespondWorkflowTaskCompletedRequest(commands=messages)
+            answer = kept
+        self.answer = RespondWorkflowTaskCompletedRequest()
+        if self.updates.messages:
+            answer.messages.extend(self.updates.messages)
+            self.updates.messages = []
+        return answer
+
+    def new_command(self) -> Command:
+        """An empty command at the end of the answer."""
+        command: Command = self.answer.commands.add()
+        return command
 
     def forget_task(self, last_started_id: int) -> None:
         """The service has dropped the last task, which only rejected updates, from history.
@@ -548,5 +569,15 @@ APPLY: Final[dict[int, Callable[[Run, HistoryEvent], None]]] = {
     ),
 }
 """What each event does to a run; events that are not here tell it nothing."""
+
+IGNORED: Final = frozenset(
+    (
+        EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
+        EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED,
+        EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED,
+        EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED,
+    )
+)
+"""The most frequent of those that tell it nothing."""
 
 __all__ = ["APPLY", "Evicted", "Run", "first_hash"]

@@ -115,7 +115,7 @@ class TaskHandler:
         if self.cache.is_pinned(run_id):
             return None
         try:
-            found = self._ready_run(task)
+            found = self._ready_run(task, run_id)
             if found is None:
                 return None
             run, events = found
@@ -148,7 +148,8 @@ class TaskHandler:
         self, task: PollWorkflowTaskQueueResponse
     ) -> PollWorkflowTaskQueueResponse | None:
         try:
-            run, events = self._ready_run(task) or await self._load(task)
+            run_id = task.workflow_execution.run_id
+            run, events = self._ready_run(task, run_id) or await self._load(task)
             if events:
                 run.advance(events, task.started_event_id, task.messages)
             if run.local_wanted():
@@ -218,7 +219,7 @@ class TaskHandler:
     # --- runs -----------------------------------------------------------------------------------
 
     def _ready_run(
-        self, task: PollWorkflowTaskQueueResponse
+        self, task: PollWorkflowTaskQueueResponse, run_id: str
     ) -> tuple[Run, Sequence[HistoryEvent]] | None:
         """The run and the events it has not seen, if that takes no request; else None.
 
@@ -226,8 +227,8 @@ class TaskHandler:
             UnknownTypeError: the worker has no such workflow.
         """
         events = task.history.events
-        first_id = answer.starts_at(events)
-        run = self.cache.get(task.workflow_execution.run_id)
+        first_id = events[0].event_id if events else 0
+        run = self.cache.get(run_id)
         if run is not None:
             if run.last_started_id == task.started_event_id:
                 return run, ()  # it has moved already, before the task was delivered
@@ -268,7 +269,7 @@ class TaskHandler:
         )
         request.execution.CopyFrom(task.workflow_execution)
         events: list[HistoryEvent] = []
-        if answer.starts_at(given) == 1:
+        if given and given[0].event_id == 1:
             events, given = given, []
             request.next_page_token = task.next_page_token
         while request.next_page_token or not events:
@@ -383,7 +384,7 @@ class TaskHandler:
             self.cache.evict(run.run_id)
             return None
         await self._decode(following)
-        found = self._ready_run(following)
+        found = self._ready_run(following, run.run_id)
         if found is None or found[0] is not run:
             self.cache.evict(run.run_id)
             return None

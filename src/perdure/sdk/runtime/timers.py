@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.history.v1 import HistoryEvent
 
@@ -38,7 +37,7 @@ class Timers:
         self.pending[timer_id] = timer
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.command_type = CommandType.COMMAND_TYPE_START_TIMER
             attributes = command.start_timer_command_attributes
             attributes.timer_id = timer_id
@@ -58,7 +57,7 @@ class Timers:
             return
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.command_type = CommandType.COMMAND_TYPE_CANCEL_TIMER
             command.cancel_timer_command_attributes.timer_id = timer.timer_id
         run.emit(_CANCELED, (timer.timer_id,), command)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message as ProtobufMessage
-from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent
@@ -198,7 +197,7 @@ class Updates:
         key = (request.instance_id if event_type == _ACCEPTED else request.update_id,)
         command = None
         if not run.replaying:
-            command = Command()
+            command = run.new_command()
             command.command_type = CommandType.COMMAND_TYPE_PROTOCOL_MESSAGE
             message = self._message(request, step, body)
             command.protocol_message_command_attributes.message_id = message.id

@@ -87,7 +87,7 @@ class Workflow(Generic[P, R_co]):
         self.child_options = options
         setattr(self, DEFINITION_ATTRIBUTE, definition)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, object, R_co]:
         run = current()
         if run is None:
             return self.function(*args, **kwargs)

@@ -20,7 +20,6 @@ from logging import LoggerAdapter, getLogger
 from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
 from uuid import UUID
 
-from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, EventType
 
 from perdure.api.times import datetime_of
@@ -428,7 +427,7 @@ class _Namespace(_State):
         """Change memo values; None removes one."""
         run = _run()
         run.check_writable("workflow.upsert_memo()")
-        command = Command()
+        command = run.new_command()
         command.command_type = CommandType.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES
         fields = command.modify_workflow_properties_command_attributes.upserted_memo.fields
         for name, value in values.items():
@@ -447,7 +446,7 @@ class _Namespace(_State):
         """
         run = _run()
         run.check_writable("workflow.upsert_search_attributes()")
-        command = Command()
+        command = run.new_command()
         command.command_type = CommandType.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES
         attributes = command.upsert_workflow_search_attributes_command_attributes
         changed = search_attributes.of(values)
