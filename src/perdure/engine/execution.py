@@ -93,7 +93,7 @@ class Execution:
         task = self.state.workflow_task
         if task is not None and task.in_process and task.started_ns:
             return True
-        return any(a.in_process and a.started_ns for a in self.activities.values())
+        return self.state.in_process_activities > 0
 
     def index(self, item: AnyItem) -> None:
         """Take an item in."""

@@ -80,6 +80,7 @@ class WorkflowTask(msgspec.Struct, array_like=True):
     history_size_bytes: int = 0
     suggest_continue_as_new: bool = False
     in_process: bool = False  # held by a worker of this node's own process
+    due_ns: int = 0  # not handed out before: a retry is paced
 
 
 class RunState(msgspec.Struct, array_like=True):
@@ -98,6 +99,7 @@ class RunState(msgspec.Struct, array_like=True):
     last_task_started_event_id: int = 0  # of the last *completed* workflow task
     last_task_completed_event_id: int = 0
     failed_task_attempts: int = 0
+    event_id_after_failure: int = 0  # next_event_id when the last workflow task failed
     first_task_backoff_until_ns: int = 0
     sticky_queue: str = ""
     sticky_timeout_ns: int = 0
@@ -110,6 +112,7 @@ class RunState(msgspec.Struct, array_like=True):
     successor_run_id: str = ""
     close_event_id: int = 0
     reset_run_id: str = ""
+    in_process_activities: int = 0  # started ones that a worker of this process holds
 
 
 class Item(msgspec.Struct, array_like=True, tag=True):
@@ -151,6 +154,7 @@ class Activity(Item, array_like=True, tag=1):
     pause_reason: str = ""
     priority: bytes = b""
     user_metadata: bytes = b""
+    waiting: bool = False  # the pause before the present attempt is not over
 
 
 class Timer(Item, array_like=True, tag=2):

@@ -19,6 +19,7 @@ from temporalio.api.history.v1 import HistoryEvent
 
 from perdure.api import wire
 from perdure.engine.execution import Execution
+from perdure.engine.limits import DEFAULT
 from perdure.engine.state import AnyItem, BufferedEvent
 
 _FRAME = wire.tag(1, wire.LENGTH_DELIMITED)  # History.events
@@ -42,6 +43,20 @@ _ATTRIBUTES = _attribute_tags()
 _TYPE_FIELD = {number: _EVENT_TYPE + wire.varint(number) for number in _ATTRIBUTES}
 
 
+def frame(event_id: int, time_field: bytes, event_type: int, body: bytes, extra: bytes) -> bytes:
+    """One event, framed as the field ``events`` of a History message."""
+    event = b"".join((
+        _EVENT_ID, wire.varint(event_id), time_field, _TYPE_FIELD[event_type],
+        _ATTRIBUTES[event_type], wire.varint(len(body)), body, extra,
+    ))  # fmt: skip
+    return _FRAME + wire.varint(len(event)) + event
+
+
+def unwritten(event_id: int, time_ns: int, event_type: int, body: bytes) -> bytes:
+    """An event that a worker is shown though history does not hold it (yet)."""
+    return frame(event_id, wire.block(_EVENT_TIME, wire.time_body(time_ns)), event_type, body, b"")
+
+
 class TaskRef(msgspec.Struct):
     """A task that became ready: kind 1 workflow, 2 activity (TaskQueueType)."""
 
@@ -63,6 +78,8 @@ class Transition:
         successor: how to start the run that follows this one (continue-as-new, retry, cron), or None.
         closed: the run closed in this transition.
         visible: the record that list shows has changed.
+        answering: the commands of a workflow task are being applied; a task that one of them makes
+            necessary waits until all are (`wants_task`).
         update_results: (update id, stage, outcome) for callers that wait.
     """
 
@@ -70,10 +87,12 @@ class Transition:
         "_first_event_id",
         "_parts",
         "_time_field",
+        "answering",
         "based_on",
         "changed",
         "closed",
         "dropped",
+        "limits",
         "messages",
         "messages_done",
         "now_ns",
@@ -84,12 +103,14 @@ class Transition:
         "update_results",
         "visible",
         "wake_changed",
+        "wants_task",
     )
 
     def __init__(self, run: Execution, now_ns: int, rng: random.Random) -> None:
         self.run = run
         self.now_ns = now_ns
         self.random = rng
+        self.limits = DEFAULT
         self.based_on = run.state.version
         self._first_event_id = run.state.next_event_id
         self._parts: list[bytes] = []
@@ -103,6 +124,8 @@ class Transition:
         self.closed = False
         self.visible = False
         self.wake_changed = False
+        self.answering = False
+        self.wants_task = False
         self.update_results: list[tuple[str, int, bytes]] = []
 
     # -- events ------------------------------------------------------------------------------------
@@ -116,11 +139,7 @@ class Transition:
         state = self.run.state
         event_id = state.next_event_id
         state.next_event_id = event_id + 1
-        event = b"".join((
-            _EVENT_ID, wire.varint(event_id), time_field, _TYPE_FIELD[event_type],
-            _ATTRIBUTES[event_type], wire.varint(len(body)), body, extra,
-        ))  # fmt: skip
-        framed = _FRAME + wire.varint(len(event)) + event
+        framed = frame(event_id, time_field, event_type, body, extra)
         state.history_size_bytes += len(framed)
         self._parts.append(framed)
         return event_id
@@ -150,6 +169,12 @@ class Transition:
         time_field = wire.block(_EVENT_TIME, wire.time_body(event.time_ns))
         return self._append(event.event_type, attributes, event.extra, time_field)
 
+    def precede(self, parts: list[bytes]) -> None:
+        """Begin with events made elsewhere: the kept history, framed one by one, of a reset run."""
+        assert not self._parts, "history comes before what the transition adds"
+        self._first_event_id = 1
+        self._parts.extend(parts)
+
     @property
     def first_event_id(self) -> int:
         """The id of the first event this transition appended (or would)."""
@@ -159,6 +184,11 @@ class Transition:
     def events(self) -> bytes:
         """The new events, framed as a History message."""
         return b"".join(self._parts)
+
+    @property
+    def parts(self) -> list[bytes]:
+        """The new events, one framed blob each, in order of event id from first_event_id."""
+        return self._parts
 
     @property
     def has_events(self) -> bool:

@@ -1,0 +1,252 @@
+"""Is a command well formed, and may the run do it? Pure: looks at the run and changes nothing."""
+
+from __future__ import annotations
+
+from temporalio.api.command.v1 import (
+    Command,
+    ContinueAsNewWorkflowExecutionCommandAttributes,
+    ScheduleActivityTaskCommandAttributes,
+    StartTimerCommandAttributes,
+)
+from temporalio.api.common.v1 import RetryPolicy
+from temporalio.api.enums.v1 import CommandType
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause as Cause
+
+from perdure.api.errors import InvalidArgument
+from perdure.api.times import duration_ns
+from perdure.engine import children, cron, external, retry, timers
+from perdure.engine.bad_command import BadCommand
+from perdure.engine.execution import Execution
+from perdure.engine.limits import Limits
+
+_Type = CommandType
+_ACTIVITY = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
+_CANCEL_ACTIVITY = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
+_TIMER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
+_CANCEL_TIMER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
+_MARKER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
+_CONTINUE = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
+_FAIL = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
+_SEARCH = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
+
+
+class Plan:
+    """What the commands checked so far will have made of the run."""
+
+    def __init__(self, run: Execution, limits: Limits) -> None:
+        self.run = run
+        self.limits = limits
+        self.timers = set(run.timers)
+        self.activity_ids = set(run.activity_ids)
+        self.cancelled: set[int] = set()
+        self.children = 0
+        self.child_ids: set[str] = set()
+        self.signals = 0
+        self.cancels = 0
+
+
+def check(plan: Plan, command: Command) -> None:
+    """Raise BadCommand unless the command can be applied after those checked before it."""
+    kind = command.command_type
+    match kind:
+        case _Type.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK:
+            _activity(plan, command.schedule_activity_task_command_attributes)
+        case _Type.COMMAND_TYPE_START_TIMER:
+            _timer(plan, command.start_timer_command_attributes)
+        case _Type.COMMAND_TYPE_CANCEL_TIMER:
+            _cancel_timer(plan, command.cancel_timer_command_attributes.timer_id)
+        case _Type.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK:
+            asked = command.request_cancel_activity_task_command_attributes
+            _cancel_activity(plan, asked.scheduled_event_id)
+        case _Type.COMMAND_TYPE_RECORD_MARKER:
+            wanted = command.record_marker_command_attributes
+            if not wanted.marker_name:
+                raise BadCommand(_MARKER, "MarkerName is not set on RecordMarkerCommand.")
+            _size(plan, _MARKER, "RecordMarkerCommand", wanted.ByteSize())
+        case _Type.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION:
+            _continue(plan, command.continue_as_new_workflow_execution_command_attributes)
+        case _Type.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION:
+            result = command.complete_workflow_execution_command_attributes.result
+            cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES
+            _size(plan, cause, "CompleteWorkflowExecutionCommand", result.ByteSize())
+        case _Type.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION:
+            if not command.fail_workflow_execution_command_attributes.HasField("failure"):
+                raise BadCommand(_FAIL, "Failure is not set on FailWorkflowExecutionCommand.")
+        case (
+            _Type.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION
+            | _Type.COMMAND_TYPE_PROTOCOL_MESSAGE
+            | _Type.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES
+        ):
+            pass
+        case _:
+            _reaching_out(plan, command)
+
+
+def _reaching_out(plan: Plan, command: Command) -> None:
+    """Commands whose rules their own modules know."""
+    limits, run = plan.limits, plan.run
+    match command.command_type:
+        case _Type.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION:
+            child = command.start_child_workflow_execution_command_attributes
+            children.validate(
+                run,
+                child,
+                already_initiated=plan.children,
+                pending_limit=limits.pending_children_max,
+                id_limit_bytes=limits.id_bytes_max,
+            )
+            plan.children += 1
+            plan.child_ids.add(child.workflow_id)
+        case _Type.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION:
+            signal = command.signal_external_workflow_execution_command_attributes
+            external.validate_signal(
+                run,
+                signal,
+                already_initiated=plan.signals,
+                pending_limit=limits.pending_signals_max,
+                id_limit_bytes=limits.id_bytes_max,
+            )
+            plan.signals += 1
+        case _Type.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION:
+            cancel = command.request_cancel_external_workflow_execution_command_attributes
+            external.validate_cancel(
+                run,
+                cancel,
+                already_initiated=plan.cancels,
+                initiated_children=plan.child_ids,
+                pending_limit=limits.pending_cancels_max,
+                id_limit_bytes=limits.id_bytes_max,
+            )
+            plan.cancels += 1
+        case _Type.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
+            changes = command.upsert_workflow_search_attributes_command_attributes
+            if not changes.search_attributes.indexed_fields:
+                raise BadCommand(
+                    _SEARCH,
+                    "IndexedFields is not set on UpsertWorkflowSearchAttributesCommand.",
+                )
+        case kind:
+            cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED
+            raise BadCommand(cause, f"Unknown or unsupported command type {kind}.")
+
+
+def _size(plan: Plan, cause: int, where: str, size_bytes: int) -> None:
+    limit = plan.limits.payload_bytes_max
+    if 0 < limit < size_bytes:
+        raise BadCommand(
+            cause, f"{where} exceeds size limit: {size_bytes} bytes, at most {limit} are allowed."
+        )
+
+
+def _id(plan: Plan, cause: int, name: str, where: str, value: str, *, needed: bool = True) -> None:
+    if needed and not value:
+        raise BadCommand(cause, f"{name} is not set on {where}.")
+    limit = plan.limits.id_bytes_max
+    if 0 < limit < len(value):
+        size = len(value.encode())
+        raise BadCommand(
+            cause, f"{name} on {where} exceeds length limit. Length={size} Limit={limit}"
+        )
+
+
+def _policy(cause: int, where: str, policy: RetryPolicy) -> None:
+    wrong = retry.mistake(policy)
+    if wrong:
+        raise BadCommand(cause, f"invalid RetryPolicy on {where}: {wrong}")
+
+
+def _activity(plan: Plan, wanted: ScheduleActivityTaskCommandAttributes) -> None:
+    where = "ScheduleActivityTaskCommand"
+    _id(plan, _ACTIVITY, "ActivityId", where, wanted.activity_id)
+    _id(plan, _ACTIVITY, "ActivityType", where, wanted.activity_type.name)
+    _id(plan, _ACTIVITY, "TaskQueue", where, wanted.task_queue.name, needed=False)
+    if wanted.activity_id in plan.activity_ids:
+        raise BadCommand(
+            Cause.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID,
+            f"activity id {wanted.activity_id!r} is in use by a pending activity",
+        )
+    limit = plan.limits.pending_activities_max
+    if 0 < limit <= len(plan.activity_ids):
+        raise BadCommand(
+            Cause.WORKFLOW_TASK_FAILED_CAUSE_PENDING_ACTIVITIES_LIMIT_EXCEEDED,
+            f"the number of pending activities, {len(plan.activity_ids)}, has reached the "
+            f"per-workflow limit of {limit}",
+        )
+    for name in (
+        "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout",
+        "heartbeat_timeout",
+    ):  # fmt: skip
+        if duration_ns(getattr(wanted, name)) < 0:
+            raise BadCommand(_ACTIVITY, f"{name} cannot be negative on {where}.")
+    if not (
+        duration_ns(wanted.schedule_to_close_timeout) or duration_ns(wanted.start_to_close_timeout)
+    ):
+        raise BadCommand(
+            _ACTIVITY,
+            f"A valid StartToClose or ScheduleToCloseTimeout is not set on {where}."
+            f" ActivityId={wanted.activity_id} ActivityType={wanted.activity_type.name}",
+        )
+    if wanted.HasField("retry_policy"):
+        _policy(_ACTIVITY, where, wanted.retry_policy)
+    _size(plan, _ACTIVITY, where, wanted.input.ByteSize())
+    plan.activity_ids.add(wanted.activity_id)
+
+
+def _cancel_activity(plan: Plan, scheduled_event_id: int) -> None:
+    if scheduled_event_id <= 0 or scheduled_event_id >= plan.run.state.next_event_id:
+        raise BadCommand(
+            _CANCEL_ACTIVITY,
+            f"ScheduledEventId {scheduled_event_id} on RequestCancelActivityTaskCommand names no "
+            "scheduled activity.",
+        )
+    activity = plan.run.activities.get(scheduled_event_id)
+    if activity is not None and (
+        activity.cancel_requested or scheduled_event_id in plan.cancelled
+    ):
+        raise BadCommand(
+            _CANCEL_ACTIVITY,
+            f"activity {activity.activity_id!r} was asked to cancel before",
+        )
+    plan.cancelled.add(scheduled_event_id)
+    if activity is not None and not activity.started_ns:
+        plan.activity_ids.discard(activity.activity_id)
+
+
+def _timer(plan: Plan, wanted: StartTimerCommandAttributes) -> None:
+    _id(plan, _TIMER, "TimerId", "StartTimerCommand", wanted.timer_id)
+    if duration_ns(wanted.start_to_fire_timeout) < 0:
+        raise BadCommand(
+            _TIMER,
+            "A valid StartToFireTimeout is not set on StartTimerCommand."
+            f" TimerId={wanted.timer_id}",
+        )
+    if wanted.timer_id in plan.timers:
+        raise BadCommand(
+            Cause.WORKFLOW_TASK_FAILED_CAUSE_START_TIMER_DUPLICATE_ID,
+            f"timer id {wanted.timer_id!r} is in use by a pending timer",
+        )
+    plan.timers.add(wanted.timer_id)
+
+
+def _cancel_timer(plan: Plan, timer_id: str) -> None:
+    _id(plan, _CANCEL_TIMER, "TimerId", "CancelTimerCommand", timer_id)
+    if timer_id in plan.timers:
+        plan.timers.discard(timer_id)
+    elif timers.buffered_fire(plan.run, timer_id) is None:
+        raise BadCommand(_CANCEL_TIMER, f"no timer {timer_id!r} is pending")
+
+
+def _continue(plan: Plan, wanted: ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
+    where = "ContinueAsNewWorkflowExecutionCommand"
+    _id(plan, _CONTINUE, "WorkflowType", where, wanted.workflow_type.name, needed=False)
+    _id(plan, _CONTINUE, "TaskQueue", where, wanted.task_queue.name, needed=False)
+    for name in ("workflow_run_timeout", "workflow_task_timeout", "backoff_start_interval"):
+        if duration_ns(getattr(wanted, name)) < 0:
+            raise BadCommand(_CONTINUE, f"Invalid {name} on {where}: it cannot be negative.")
+    if wanted.HasField("retry_policy"):
+        _policy(_CONTINUE, where, wanted.retry_policy)
+    try:
+        cron.validate(wanted.cron_schedule)
+    except InvalidArgument as wrong:
+        raise BadCommand(_CONTINUE, wrong.message) from None
+    _size(plan, _CONTINUE, where, wanted.input.ByteSize())

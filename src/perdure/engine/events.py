@@ -1,0 +1,200 @@
+"""The attributes of the six events that make a step, written as bytes.
+
+A sequential step of a workflow is: activity scheduled, started, completed; workflow task scheduled,
+started, completed. Their attributes are written directly (see ``perdure.api.wire``); all other events
+are built through their message classes. A test holds the bytes against those classes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from google.protobuf.message import Message
+from temporalio.api.command.v1 import ScheduleActivityTaskCommandAttributes
+from temporalio.api.enums.v1 import TaskQueueKind
+from temporalio.api.history.v1 import (
+    ActivityTaskCompletedEventAttributes,
+    ActivityTaskScheduledEventAttributes,
+    ActivityTaskStartedEventAttributes,
+    HistoryEvent,
+    WorkflowTaskCompletedEventAttributes,
+    WorkflowTaskScheduledEventAttributes,
+    WorkflowTaskStartedEventAttributes,
+)
+from temporalio.api.taskqueue.v1 import TaskQueue
+
+from perdure.api import wire
+from perdure.engine.state import Activity, RetryPolicy
+
+
+def field(message: type[Message], name: str) -> bytes:
+    """The tag of a message's field."""
+    found = message.DESCRIPTOR.fields_by_name[name]
+    varint = found.cpp_type not in (found.CPPTYPE_MESSAGE, found.CPPTYPE_STRING)
+    return wire.tag(found.number, wire.VARINT if varint else wire.LENGTH_DELIMITED)
+
+
+USER_METADATA = field(HistoryEvent, "user_metadata")
+
+_WS = WorkflowTaskScheduledEventAttributes
+_WS_QUEUE = field(_WS, "task_queue")
+_WS_TIMEOUT = field(_WS, "start_to_close_timeout")
+_WS_ATTEMPT = field(_WS, "attempt")
+
+
+@lru_cache(maxsize=4096)
+def task_queue(name: str, normal_name: str = "") -> bytes:
+    """A TaskQueue message; sticky when `normal_name` is given."""
+    kind = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+    if normal_name:
+        kind = TaskQueueKind.TASK_QUEUE_KIND_STICKY
+    return TaskQueue(name=name, kind=kind, normal_name=normal_name).SerializeToString()
+
+
+@lru_cache(maxsize=1024)
+def length(length_ns: int) -> bytes:
+    """The body of a Duration."""
+    return wire.time_body(length_ns)
+
+
+def workflow_task_scheduled(queue: bytes, timeout_ns: int, attempt: int) -> bytes:
+    """WorkflowTaskScheduledEventAttributes; `queue` from `task_queue`."""
+    return (
+        wire.block(_WS_QUEUE, queue)
+        + wire.block(_WS_TIMEOUT, length(timeout_ns))
+        + wire.number(_WS_ATTEMPT, attempt)
+    )
+
+
+_WT = WorkflowTaskStartedEventAttributes
+_WT_SCHEDULED = field(_WT, "scheduled_event_id")
+_WT_IDENTITY = field(_WT, "identity")
+_WT_REQUEST = field(_WT, "request_id")
+_WT_SUGGEST = field(_WT, "suggest_continue_as_new")
+_WT_SIZE = field(_WT, "history_size_bytes")
+
+
+def workflow_task_started(
+    scheduled_event_id: int,
+    identity: str,
+    request_id: str,
+    suggest_continue_as_new: bool,
+    history_size_bytes: int,
+) -> bytes:
+    """WorkflowTaskStartedEventAttributes."""
+    return (
+        wire.number(_WT_SCHEDULED, scheduled_event_id)
+        + wire.text(_WT_IDENTITY, identity)
+        + wire.text(_WT_REQUEST, request_id)
+        + wire.number(_WT_SUGGEST, suggest_continue_as_new)
+        + wire.number(_WT_SIZE, history_size_bytes)
+    )
+
+
+_WC = WorkflowTaskCompletedEventAttributes
+_WC_SCHEDULED = field(_WC, "scheduled_event_id")
+_WC_STARTED = field(_WC, "started_event_id")
+_WC_IDENTITY = field(_WC, "identity")
+
+
+def workflow_task_completed(
+    scheduled_event_id: int, started_event_id: int, identity: str, rest: bytes
+) -> bytes:
+    """WorkflowTaskCompletedEventAttributes; `rest`: its other fields, serialised."""
+    return (
+        wire.number(_WC_SCHEDULED, scheduled_event_id)
+        + wire.number(_WC_STARTED, started_event_id)
+        + wire.text(_WC_IDENTITY, identity)
+        + rest
+    )
+
+
+_AT = ActivityTaskStartedEventAttributes
+_AT_SCHEDULED = field(_AT, "scheduled_event_id")
+_AT_IDENTITY = field(_AT, "identity")
+_AT_REQUEST = field(_AT, "request_id")
+_AT_ATTEMPT = field(_AT, "attempt")
+_AT_FAILURE = field(_AT, "last_failure")
+
+
+def activity_task_started(activity: Activity) -> bytes:
+    """ActivityTaskStartedEventAttributes of the present attempt."""
+    failure = activity.last_failure
+    return (
+        wire.number(_AT_SCHEDULED, activity.scheduled_event_id)
+        + wire.text(_AT_IDENTITY, activity.started_identity)
+        + wire.text(_AT_REQUEST, activity.request_id)
+        + wire.number(_AT_ATTEMPT, activity.attempt)
+        + (wire.block(_AT_FAILURE, failure) if failure else b"")
+    )
+
+
+_AC = ActivityTaskCompletedEventAttributes
+_AC_RESULT = field(_AC, "result")
+_AC_SCHEDULED = field(_AC, "scheduled_event_id")
+_AC_STARTED = field(_AC, "started_event_id")
+_AC_IDENTITY = field(_AC, "identity")
+
+
+def activity_task_completed(
+    result: bytes, has_result: bool, scheduled_event_id: int, started_event_id: int, identity: str
+) -> bytes:
+    """ActivityTaskCompletedEventAttributes; `result`: serialised Payloads."""
+    return (
+        (wire.block(_AC_RESULT, result) if has_result else b"")
+        + wire.number(_AC_SCHEDULED, scheduled_event_id)
+        + wire.number(_AC_STARTED, started_event_id)
+        + wire.text(_AC_IDENTITY, identity)
+    )
+
+
+_AS = ActivityTaskScheduledEventAttributes
+_AS_ID = field(_AS, "activity_id")
+_AS_TYPE = field(_AS, "activity_type")
+_AS_QUEUE = field(_AS, "task_queue")
+_AS_HEADER = field(_AS, "header")
+_AS_INPUT = field(_AS, "input")
+_AS_TO_CLOSE = field(_AS, "schedule_to_close_timeout")
+_AS_TO_START = field(_AS, "schedule_to_start_timeout")
+_AS_START_TO_CLOSE = field(_AS, "start_to_close_timeout")
+_AS_HEARTBEAT = field(_AS, "heartbeat_timeout")
+_AS_COMPLETED = field(_AS, "workflow_task_completed_event_id")
+_AS_RETRY = field(_AS, "retry_policy")
+_AS_WORKFLOW_BUILD = field(_AS, "use_workflow_build_id")
+_AS_PRIORITY = field(_AS, "priority")
+_TYPE_NAME = wire.tag(1, wire.LENGTH_DELIMITED)
+
+
+def activity_task_scheduled(
+    activity: Activity,
+    command: ScheduleActivityTaskCommandAttributes,
+    retry: bytes,
+    workflow_task_completed_event_id: int,
+) -> bytes:
+    """ActivityTaskScheduledEventAttributes, with the defaults that the server chose."""
+    return b"".join((
+        wire.text(_AS_ID, activity.activity_id),
+        wire.block(_AS_TYPE, wire.text(_TYPE_NAME, activity.activity_type)),
+        wire.block(_AS_QUEUE, task_queue(activity.queue)),
+        wire.block(_AS_HEADER, activity.header) if activity.header else b"",
+        wire.block(_AS_INPUT, activity.input) if command.HasField("input") else b"",
+        wire.block(_AS_TO_CLOSE, length(activity.schedule_to_close_ns)),
+        wire.block(_AS_TO_START, length(activity.schedule_to_start_ns)),
+        wire.block(_AS_START_TO_CLOSE, length(activity.start_to_close_ns)),
+        wire.block(_AS_HEARTBEAT, length(activity.heartbeat_ns)),
+        wire.number(_AS_COMPLETED, workflow_task_completed_event_id),
+        wire.block(_AS_RETRY, retry),
+        wire.number(_AS_WORKFLOW_BUILD, command.use_workflow_build_id),
+        wire.block(_AS_PRIORITY, activity.priority) if activity.priority else b"",
+    ))  # fmt: skip
+
+
+def policy_key(policy: RetryPolicy) -> tuple[int, float, int, int, tuple[str, ...]]:
+    """What tells two policies apart, for caches."""
+    return (
+        policy.initial_interval_ns,
+        policy.backoff_coefficient,
+        policy.maximum_interval_ns,
+        policy.maximum_attempts,
+        tuple(policy.non_retryable_types),
+    )

@@ -1,0 +1,40 @@
+"""How much one run may hold. The defaults are those that Temporal's users know."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on one run. Sizes in bytes; 0 switches a bound off.
+
+    Attributes:
+        payload_bytes_max: input, result, details or failure of one command.
+        id_bytes_max: ids, type names, task queue names.
+        history_suggest_events, history_suggest_bytes: from here on workers are told to continue as new.
+        history_events_max, history_bytes_max: here the run is terminated, with a clear reason.
+        pending_*_max: pending items of one kind.
+        signals_max: signals in one run.
+        updates_max: updates in one run.
+        updates_in_flight_max: updates not completed at one time.
+        task_retry_pause_ns, task_retry_pause_max_ns: between failing workflow tasks, from the third on.
+    """
+
+    payload_bytes_max: int = 2 * 1024 * 1024
+    id_bytes_max: int = 1_000
+    history_suggest_events: int = 4_096
+    history_suggest_bytes: int = 4 * 1024 * 1024
+    history_events_max: int = 51_200
+    history_bytes_max: int = 50 * 1024 * 1024
+    pending_activities_max: int = 2_000
+    pending_children_max: int = 2_000
+    pending_signals_max: int = 2_000
+    pending_cancels_max: int = 2_000
+    signals_max: int = 10_000
+    updates_max: int = 2_000
+    updates_in_flight_max: int = 10
+    task_retry_pause_ns: int = 5_000_000_000
+    task_retry_pause_max_ns: int = 600_000_000_000
+
+
+DEFAULT = Limits()
