@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from temporalio.api.common.v1 import Payloads
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueResponse,
     RespondActivityTaskCanceledRequest,
@@ -41,13 +40,17 @@ class Answers:
         self._identity = identity
 
     async def answer(
-        self, attempt: RunningActivity, result: Payloads | None, error: BaseException | None
+        self,
+        attempt: RunningActivity,
+        completed: RespondActivityTaskCompletedRequest | None,
+        error: BaseException | None,
     ) -> None:
         """Tell the service how an attempt ended."""
         task = attempt.task
         try:
             if error is None:
-                await self._complete(task, result)
+                assert completed is not None
+                await self._client.calls("respond_activity_task_completed", completed)
             elif isinstance(error, CompleteAsync):
                 return
             elif isinstance(error, asyncio.CancelledError):
@@ -60,15 +63,6 @@ class Answers:
             await self._fail_oversized(attempt, problem)
         except rpc.RPCError as problem:
             _log.error("The result of %s is lost: %s", attempt.definition.name, problem)
-
-    async def _complete(self, task: PollActivityTaskQueueResponse, result: Payloads | None) -> None:
-        request = RespondActivityTaskCompletedRequest()
-        request.task_token = task.task_token
-        request.namespace = self._client.namespace
-        request.identity = self._identity
-        if result is not None:
-            request.result.CopyFrom(result)
-        await self._client.calls("respond_activity_task_completed", request)
 
     async def _stopped(self, attempt: RunningActivity, error: asyncio.CancelledError) -> None:
         """The function ended by a cancellation: what to answer depends on who wanted it."""

@@ -19,6 +19,7 @@ from temporalio.api.taskqueue.v1 import TaskQueueMetadata
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueRequest,
     PollActivityTaskQueueResponse,
+    RespondActivityTaskCompletedRequest,
 )
 
 from perdure.api import errors as rpc
@@ -302,11 +303,11 @@ class ActivityWorker:
         attempt = RunningActivity(self, task, definition, slot)
         self.running.add(attempt)
         token = activity_context.running.set(attempt)
-        result: Any = None
+        completed: RespondActivityTaskCompletedRequest | None = None
         error: BaseException | None = None
         try:
             try:
-                result = await self._result(attempt)
+                completed = await self._completed(attempt)
             finally:
                 attempt.finish()
                 activity_context.running.reset(token)
@@ -319,12 +320,12 @@ class ActivityWorker:
         try:
             if attempt.reason is not None:
                 await _absorb_cancellation(slot)
-            await self._answers.answer(attempt, result, error)
+            await self._answers.answer(attempt, completed, error)
         finally:
             self.running.discard(attempt)
 
-    async def _result(self, attempt: RunningActivity) -> Payloads:
-        """Run the function; returns its converted result."""
+    async def _completed(self, attempt: RunningActivity) -> RespondActivityTaskCompletedRequest:
+        """Run the function; returns the answer with its result."""
         task, definition = attempt.task, attempt.definition
         converter = self.client.converter
         if not self._no_codec:
@@ -339,9 +340,12 @@ class ActivityWorker:
             value = await definition.function(*positional, **keywords)
         else:
             value = await self._run_sync(attempt, args)
-        result = Payloads()
-        converter.fill_result(result, value, definition.signature)
-        return result
+        request = RespondActivityTaskCompletedRequest()
+        request.task_token = task.task_token
+        request.namespace = self.client.namespace
+        request.identity = self.identity
+        converter.fill_result(request.result, value, definition.signature)
+        return request
 
     async def _decoded(self, task: PollActivityTaskQueueResponse) -> PollActivityTaskQueueResponse:
         """A copy of the task with its payloads decoded."""

@@ -208,6 +208,12 @@ class Converter:
             ConversionError: naming the function; nothing was appended.
         """
         type_ = signature.return_type
+        if type(value) is type_ and type_ in _PLAIN:
+            try:
+                payloads.MergeFromString(_json_entry(self._json.encode(value)))
+                return
+            except (OverflowError, UnicodeEncodeError):
+                pass
         try:
             wire = self._wire(None) if type_ is types.NoneType else self._checked(value, type_)
         except ConversionError as error:
