@@ -41,7 +41,7 @@ from temporalio.api.update.v1 import Request
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from perdure.api.errors import InvalidArgument
-from perdure.engine import children, external, replay, updates, workflow_tasks
+from perdure.engine import alarms, children, external, replay, updates, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.state import RunInfo, SeenRequest
 from perdure.engine.transition import TaskRef, Transition
@@ -152,7 +152,7 @@ def reset(
     if request.request_id and request.request_id not in run.requests:
         tx.put(SeenRequest(tx.item_id(), request.request_id))
     workflow_tasks.ensure_scheduled(tx)
-    _set_alarm(tx)
+    tx.wake_at(alarms.next_ns(run))
     return tx
 
 
@@ -361,15 +361,3 @@ def _send_again(tx: Transition, base: Execution, kept: Sequence[HistoryEvent]) -
                 cancel, event.request_cancel_external_workflow_execution_initiated_event_attributes
             )
         )
-
-
-def _set_alarm(tx: Transition) -> None:
-    run: Execution = tx.run
-    tx.wake_at(run.info.run_deadline_ns)
-    tx.wake_at(run.info.execution_deadline_ns)
-    for timer in run.timers.values():
-        tx.wake_at(timer.due_ns)
-    for activity in run.activities.values():
-        for timeout_ns in (activity.schedule_to_start_ns, activity.schedule_to_close_ns):
-            if timeout_ns:
-                tx.wake_at(activity.scheduled_ns + timeout_ns)
