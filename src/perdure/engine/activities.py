@@ -1,7 +1,7 @@
 """Activities: scheduled by a command, tried until one attempt ends them.
 
-Attempts leave no events: the item counts them and holds the last failure. When the activity ends, the
-started event of the last attempt is written together with the event that ends it.
+Attempts leave no events: the item counts them and holds the last failure. When the activity ends,
+the started event of the last attempt is written together with the event that ends it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What time does to a run. ``RunState.wake_at_ns`` is a lower bound of when the next of it is due."""
+"""What time does to a run. ``RunState.wake_at_ns`` is a lower bound of when the next is due."""
 
 from __future__ import annotations
 
@@ -46,14 +46,22 @@ def _pending(run: Execution) -> Iterator[Due]:
     info, state = run.info, run.state
     if info.run_deadline_ns:
         yield info.run_deadline_ns, closing.time_out
-    if state.first_task_backoff_until_ns and state.workflow_task is None:
-        if state.last_task_started_event_id == 0 and state.failed_task_attempts == 0:
-            yield state.first_task_backoff_until_ns, _end_backoff
+    if state.first_task_backoff_until_ns and _never_scheduled(run):
+        yield state.first_task_backoff_until_ns, _end_backoff
     yield from _of_the_task(run)
     for timer in run.timers.values():
         yield timer.due_ns, _fire(timer)
     for activity in run.activities.values():
         yield from _of_an_activity(activity)
+
+
+def _never_scheduled(run: Execution) -> bool:
+    state = run.state
+    return (
+        state.workflow_task is None
+        and not state.last_task_started_event_id
+        and not state.failed_task_attempts
+    )
 
 
 def _end_backoff(tx: Transition) -> None:
@@ -94,10 +102,10 @@ def _fire(timer: Timer) -> Callable[[Transition], None]:
 
 def _of_an_activity(activity: Activity) -> Iterator[Due]:
     when_ns, timeout_type = min(activities.deadlines(activity), default=(0, 0))
-    if activity.waiting and not activity.paused_ns:
-        if not when_ns or activity.due_ns < when_ns:
-            yield activity.due_ns, lambda tx: activities.offer_again(tx, activity)
-            return
+    waits = activity.waiting and not activity.paused_ns
+    if waits and (not when_ns or activity.due_ns < when_ns):
+        yield activity.due_ns, lambda tx: activities.offer_again(tx, activity)
+        return
 
     def act(tx: Transition) -> None:
         if activity.id in tx.run.items:

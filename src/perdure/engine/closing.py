@@ -318,7 +318,7 @@ def merged_memo(old: bytes, changes: Memo) -> bytes:
 
 
 def merged_attributes(old: bytes, changes: SearchAttributes) -> bytes:
-    """Search attributes with the changed ones in place; one set to null or to no value is removed."""
+    """Search attributes with the changed ones in place; one set to null or nothing is removed."""
     if not changes.indexed_fields:
         return old
     attributes = SearchAttributes.FromString(old)

@@ -1,8 +1,8 @@
 """The attributes of the six events that make a step, written as bytes.
 
-A sequential step of a workflow is: activity scheduled, started, completed; workflow task scheduled,
-started, completed. Their attributes are written directly (see ``perdure.api.wire``); all other events
-are built through their message classes. A test holds the bytes against those classes.
+A sequential step of a workflow is: activity scheduled, started, completed; workflow task
+scheduled, started, completed. Their attributes are written directly (see ``perdure.api.wire``);
+all other events are built through their message classes. A test holds the bytes against those.
 """
 
 from __future__ import annotations

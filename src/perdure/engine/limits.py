@@ -11,13 +11,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         payload_bytes_max: input, result, details or failure of one command.
         id_bytes_max: ids, type names, task queue names.
-        history_suggest_events, history_suggest_bytes: from here on workers are told to continue as new.
+        history_suggest_events, history_suggest_bytes: from here on continue-as-new is suggested.
         history_events_max, history_bytes_max: here the run is terminated, with a clear reason.
         pending_*_max: pending items of one kind.
         signals_max: signals in one run.
         updates_max: updates in one run.
         updates_in_flight_max: updates not completed at one time.
-        task_retry_pause_ns, task_retry_pause_max_ns: between failing workflow tasks, from the third on.
+        task_retry_pause_ns, task_retry_pause_max_ns: between failing tasks, from the third on.
     """
 
     payload_bytes_max: int = 2 * 1024 * 1024

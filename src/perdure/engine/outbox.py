@@ -1,5 +1,8 @@
-"""Work that reaches another run: written with the transition that wants it, delivered at least once,
-applied exactly once (each message carries the request id that its receiver remembers)."""
+"""Work that reaches another run.
+
+Written with the transition that wants it, delivered at least once, applied exactly once: each
+message carries the request id that its receiver remembers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ class StartChild(msgspec.Struct, array_like=True, tag="start_child"):
 
     initiated_event_id: int
     request_id: str
-    run_id: str  # chosen by the parent's transition, so that a second delivery meets the first's run
+    run_id: str  # chosen by the parent, so that a second delivery meets the first's run
     request: bytes  # StartWorkflowExecutionRequest
     parent_close_policy: int = 0
 
@@ -59,7 +62,7 @@ class ChildClosed(msgspec.Struct, array_like=True, tag="child_closed"):
     child_workflow_id: str
     child_run_id: str
     event_type: int  # ChildWorkflowExecution… event
-    attributes: bytes  # its result, failure or details: the serialised event attributes, without ids
+    attributes: bytes  # its result, failure or details: event attributes without ids
 
 
 Message = StartChild | SignalRun | CancelRun | TerminateRun | ChildClosed

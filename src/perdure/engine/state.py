@@ -1,8 +1,9 @@
 """What a run is made of, besides its history.
 
-``RunInfo`` never changes after the start. ``RunState`` is the hot part, written with every transition,
-so it is kept small. All that can be many per run is an *item*, stored as a row of its own: pending
-activities, timers, children, requests to other runs, updates, buffered events, seen request ids.
+``RunInfo`` never changes after the start. ``RunState`` is the hot part, written with every
+transition, so it is kept small. All that can be many per run is an *item*, stored as a row of its
+own: pending activities, timers, children, requests to other runs, updates, buffered events, seen
+request ids.
 All are msgspec structs, stored as MessagePack. Times are nanoseconds since the epoch, lengths of
 time nanoseconds; 0 means "none". ``bytes`` fields named after a message hold it serialised.
 """
@@ -200,12 +201,12 @@ class BufferedEvent(Item, array_like=True, tag=7):
     event_type: int
     attributes: bytes
     time_ns: int
-    initiated_event_id: int = 0  # the scheduled/initiated event it answers, to pair started with closed
+    initiated_event_id: int = 0  # what it answers, to pair a start with its end
     extra: bytes = b""
 
 
 class SeenRequest(Item, array_like=True, tag=8):
-    """A request id that was applied (signals, resets, callbacks): the same request again does nothing."""
+    """A request id that was applied (a signal's, say): the same request again does nothing."""
 
     request_id: str
 

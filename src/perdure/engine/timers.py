@@ -36,9 +36,10 @@ def start(
 def buffered_fire(run: Execution, timer_id: str) -> BufferedEvent | None:
     """The buffered event of a timer that fired while the present workflow task ran."""
     for event in run.buffered.values():
-        if event.event_type == _FIRED:
-            if TimerFiredEventAttributes.FromString(event.attributes).timer_id == timer_id:
-                return event
+        if event.event_type != _FIRED:
+            continue
+        if TimerFiredEventAttributes.FromString(event.attributes).timer_id == timer_id:
+            return event
     return None
 
 

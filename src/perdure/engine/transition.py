@@ -1,9 +1,9 @@
 """One step of a run: what an operation changed, gathered for one atomic write.
 
-The service makes a ``Transition`` over a cached ``Execution``, calls operations of the engine on it,
-hands out the tasks they made, and turns it into one ``store.Write``. An event is serialised once, here,
-already framed as the field ``events`` of a ``History`` message, so that a history response is nothing
-but stored blobs joined.
+The service makes a ``Transition`` over a cached ``Execution``, calls operations of the engine on
+it, hands out the tasks they made, and turns it into one ``store.Write``. An event is serialised
+once, here, already framed as the field ``events`` of a ``History`` message, so that a history
+response is nothing but stored blobs joined.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _EVENT_TYPE = wire.tag(3, wire.VARINT)
 
 def _attribute_tags() -> dict[int, bytes]:
     """EventType number → the tag of its attributes' field in HistoryEvent."""
-    by_name = {f.name: f.number for f in HistoryEvent.DESCRIPTOR.oneofs_by_name["attributes"].fields}
+    oneof = HistoryEvent.DESCRIPTOR.oneofs_by_name["attributes"]
+    by_name = {field.name: field.number for field in oneof.fields}
     tags = {}
     for name, event_type in EventType.items():
         field = name.removeprefix("EVENT_TYPE_").lower() + "_event_attributes"
@@ -75,7 +76,7 @@ class Transition:
         random: where ids and jitter come from.
         tasks: tasks that became ready, for the service to match or store.
         messages: work for other runs (engine.outbox structs), stored in the same transaction.
-        successor: how to start the run that follows this one (continue-as-new, retry, cron), or None.
+        successor: how to start the run that follows (continue-as-new, retry, cron), or None.
         closed: the run closed in this transition.
         visible: the record that list shows has changed.
         answering: the commands of a workflow task are being applied; a task that one of them makes
