@@ -22,12 +22,16 @@ from perdure.api.errors import ResourceExhausted, RPCError, WorkflowNotReady
 from perdure.engine import updates as engine_updates
 from perdure.engine import workflow_tasks
 from perdure.engine.updates import ADMITTED, COMPLETED
+from perdure.service import tokens
 
 if TYPE_CHECKING:
     from perdure.service.executions import Executions
 
 QUERIES_MAX = 100  # waiting for one run's workflow task
 FAILING_ATTEMPT = 3  # from this attempt of a workflow task on, queries are refused
+
+
+NOT_SENT = -1
 
 
 class Unblocked(Exception):
@@ -39,6 +43,7 @@ class WaitingQuery(msgspec.Struct):
 
     query: WorkflowQuery
     answer: asyncio.Future[WorkflowQueryResult]
+    sent_with: int = NOT_SENT
 
 
 class PendingUpdate(msgspec.Struct):
@@ -47,7 +52,7 @@ class PendingUpdate(msgspec.Struct):
     Attributes:
         request: serialised Request; b"" when the run's history has it.
         stage, outcome: how far it durably is.
-        sent: a worker was given the request, with the last workflow task that was started.
+        sent_with: the stamp of the last workflow task that carries the request.
         error: why it cannot go on.
         waiters: told of every step, and of the end.
     """
@@ -56,7 +61,7 @@ class PendingUpdate(msgspec.Struct):
     request: bytes
     stage: int
     outcome: bytes = b""
-    sent: bool = False
+    sent_with: int = NOT_SENT
     error: RPCError | Unblocked | None = None
     waiters: list[asyncio.Future[tuple[int, bytes]]] = []
 
@@ -181,11 +186,13 @@ class RunCompanion:
         All that has no answer is added, sent before or not: the task that carried it before did
         not complete, or its commit was lost.
         """
+        stamp = tokens.decode(response.task_token, tokens.WORKFLOW).stamp
         for query_id, waiting in self._queries.items():
+            waiting.sent_with = stamp
             response.queries[query_id].CopyFrom(waiting.query)
         for update in self._updates.values():
             if update.stage == ADMITTED and update.request:
-                update.sent = True
+                update.sent_with = stamp
                 response.messages.append(
                     engine_updates.request_message(
                         update.update_id, update.request, response.started_event_id - 1
@@ -193,26 +200,40 @@ class RunCompanion:
                 )
 
     def on_task_completed(self, request: RespondWorkflowTaskCompletedRequest) -> None:
-        """Take the answers to queries; requests of updates that got none are rejected."""
+        """Take the answers to queries; requests of updates that got none are rejected.
+
+        The run's next task may have been started already, and carry what came while this one ran.
+        """
+        stamp = tokens.decode(request.task_token, tokens.WORKFLOW).stamp
+        self._answer_queries(request, stamp)
+        if not request.force_create_new_workflow_task:  # a heartbeat: the worker is still at it
+            self._reject_unanswered({m.protocol_instance_id for m in request.messages}, stamp)
+        self._wake_for_updates()
+        self._check_empty()
+
+    def _answer_queries(self, request: RespondWorkflowTaskCompletedRequest, stamp: int) -> None:
         for query_id, result in request.query_results.items():
             waiting = self._queries.pop(query_id, None)
             if waiting is not None and not waiting.answer.done():
                 waiting.answer.set_result(result)
-        for waiting in list(self._queries.values()):
-            if not waiting.answer.done():
-                waiting.answer.set_exception(Unblocked())  # look whether another task is there
-        self._queries.clear()
-        if not request.force_create_new_workflow_task:  # a heartbeat: the worker is still at it
-            self._reject_unanswered({m.protocol_instance_id for m in request.messages})
-        if any(u.stage == ADMITTED and not u.sent for u in self._updates.values()):
-            self._wake()  # they came while the task ran
-        self._check_empty()
+        for query_id, waiting in list(self._queries.items()):
+            ignored = waiting.sent_with == stamp
+            stranded = waiting.sent_with == NOT_SENT and not self._attempt()
+            if ignored or stranded:
+                del self._queries[query_id]
+                if not waiting.answer.done():
+                    waiting.answer.set_exception(Unblocked())
 
-    def _reject_unanswered(self, answered: set[str]) -> None:
+    def _reject_unanswered(self, answered: set[str], stamp: int) -> None:
         for update in list(self._updates.values()):
-            sent = update.stage == ADMITTED and update.sent
+            sent = update.stage == ADMITTED and update.sent_with == stamp
             if sent and update.update_id not in answered:
                 self._step(update, COMPLETED, engine_updates.unprocessed_outcome())
+
+    def _wake_for_updates(self) -> None:
+        """See to it that a task comes for updates that no task carries."""
+        if any(u.stage == ADMITTED and u.sent_with == NOT_SENT for u in self._updates.values()):
+            self._wake()
 
     def on_task_lost(self) -> None:
         """What it carried must be sent again; queries give up on a task that keeps failing."""

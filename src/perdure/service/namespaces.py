@@ -7,8 +7,10 @@ noted at once and written by ``flush`` before the run that uses it.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
@@ -39,6 +41,9 @@ from perdure.api.errors import (
 from perdure.api.times import SECOND_NS, duration, duration_ns
 from perdure.service import search_attributes
 from perdure.store.contract import NamespaceRow, Store
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
 
 DAY_NS = 86_400 * SECOND_NS
 REGISTERED = NamespaceState.NAMESPACE_STATE_REGISTERED
@@ -194,6 +199,14 @@ class Namespaces:
         found = self._all.get(name)
         return search_attributes.values(attributes, found.search_attributes if found else {})
 
+    async def forget_search_attributes(self, name: str, attributes: list[str]) -> None:
+        """Remove custom attributes; a later use registers them anew."""
+        found = self.get(name)
+        for noted in attributes:
+            self._noted.get(name, {}).pop(noted, None)
+        kept = {key: kind for key, kind in found.search_attributes.items() if key not in attributes}
+        await self.put(msgspec.structs.replace(found, search_attributes=kept))
+
     @property
     def dirty(self) -> bool:
         """Whether ``flush`` has something to write. Do so before committing a run that uses it."""
@@ -266,7 +279,7 @@ def _check_name(name: str) -> None:
 class NamespaceRPCs:
     """The RPCs about namespaces, as a part of the service."""
 
-    namespaces: Namespaces
+    node: Node
 
     async def register_namespace(
         self, request: RegisterNamespaceRequest
@@ -274,9 +287,9 @@ class NamespaceRPCs:
         """Add a namespace. A name that was deleted may be used again once its runs are gone."""
         _check_name(request.namespace)
         retention_ns = _retention_ns(request.workflow_execution_retention_period)
-        if self.namespaces.was_deleted(request.namespace):
-            await self.purge_namespace(request.namespace)
-        await self.namespaces.register(
+        if self.node.namespaces.was_deleted(request.namespace):
+            await asyncio.shield(self.node.purger.start(request.namespace))
+        await self.node.namespaces.register(
             Namespace(
                 name=request.namespace,
                 id=str(uuid.uuid4()),
@@ -288,15 +301,11 @@ class NamespaceRPCs:
         )
         return RegisterNamespaceResponse()
 
-    async def purge_namespace(self, name: str) -> None:
-        """Remove what is left of a deleted namespace's runs."""
-        raise NotImplementedError  # given by OperatorRPCs
-
     async def describe_namespace(
         self, request: DescribeNamespaceRequest
     ) -> DescribeNamespaceResponse:
         """A namespace by name or id, with the capabilities and limits that it really has."""
-        return describe(self.namespaces.find(request.namespace, request.id))
+        return describe(self.node.namespaces.find(request.namespace, request.id))
 
     async def list_namespaces(self, request: ListNamespacesRequest) -> ListNamespacesResponse:
         """All namespaces by name, paged; the token is the last name of the former page."""
@@ -305,7 +314,7 @@ class NamespaceRPCs:
             after = request.next_page_token.decode()
         except UnicodeDecodeError:
             raise InvalidArgument("Invalid NextPageToken.") from None
-        rest = [found for found in self.namespaces.all() if found.name > after]
+        rest = [found for found in self.node.namespaces.all() if found.name > after]
         answer = ListNamespacesResponse(namespaces=[describe(found) for found in rest[:size]])
         if len(rest) > size:
             answer.next_page_token = rest[size - 1].name.encode()
@@ -313,7 +322,7 @@ class NamespaceRPCs:
 
     async def update_namespace(self, request: UpdateNamespaceRequest) -> UpdateNamespaceResponse:
         """Change what the request sets; the rest stays. `data` is merged."""
-        found = self.namespaces.get(request.namespace)
+        found = self.node.namespaces.get(request.namespace)
         changed = msgspec.structs.replace(found)
         info = request.update_info
         changed.description = info.description or found.description
@@ -325,7 +334,7 @@ class NamespaceRPCs:
             changed.state = int(info.state)
         if request.config.HasField("workflow_execution_retention_ttl"):
             changed.retention_ns = _retention_ns(request.config.workflow_execution_retention_ttl)
-        await self.namespaces.put(changed)
+        await self.node.namespaces.put(changed)
         described = describe(changed)
         return UpdateNamespaceResponse(
             namespace_info=described.namespace_info,
@@ -338,8 +347,8 @@ class NamespaceRPCs:
     ) -> DeprecateNamespaceResponse:
         """No more starts in this namespace; what runs goes on."""
         try:
-            found = self.namespaces.get(request.namespace)
+            found = self.node.namespaces.get(request.namespace)
         except InvalidArgument:
             raise NotFound("Namespace  is not found.") from None
-        await self.namespaces.put(msgspec.structs.replace(found, state=int(DEPRECATED)))
+        await self.node.namespaces.put(msgspec.structs.replace(found, state=int(DEPRECATED)))
         return DeprecateNamespaceResponse()

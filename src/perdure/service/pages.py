@@ -8,19 +8,21 @@ Only a blob that a page's range cuts through is looked into.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import History, HistoryEvent
 
+from perdure.api import wire
 from perdure.api.errors import InvalidArgument
 from perdure.store.contract import HistoryBatch, Store
 
 END = (1 << 62) - 1  # an event id after all others
 MAXIMUM_EVENTS = 1000  # of one page, unless the request asks for fewer
 _READ_BATCHES = 256
+_FRAME = wire.tag(1, wire.LENGTH_DELIMITED)[0]
 
 CLOSING = frozenset(
     {
@@ -109,22 +111,46 @@ def trimmed(batch: HistoryBatch, first: int, last: int) -> HistoryBatch:
     return HistoryBatch(kept[0].event_id, kept[-1].event_id, events)
 
 
+def frames(events: bytes) -> Iterator[bytes]:
+    """The events of a blob one by one, each still framed."""
+    at = 0
+    while at < len(events):
+        assert events[at] == _FRAME, "a blob holds nothing but events"
+        body, shift, size_bytes = at + 1, 0, 0
+        while True:
+            byte = events[body]
+            body += 1
+            size_bytes |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                break
+        yield events[at : body + size_bytes]
+        at = body + size_bytes
+
+
 def join(
     batches: Sequence[HistoryBatch], first: int, last: int, max_events: int, max_bytes: int
 ) -> Page:
-    """As many whole batches as fit a page, at least one; `more` when batches are left over."""
+    """As many events as fit a page, at least one; `more` when some are left over."""
     parts: list[bytes] = []
-    end = first - 1
-    size_bytes = 0
+    end, size_bytes = first - 1, 0
     for batch in batches:
-        count = batch.last_event_id - first + 1
-        size_bytes += len(batch.events)
-        if parts and (count > max_events or size_bytes > max_bytes):
-            return Page(b"".join(parts), first, end, True)
         kept = trimmed(batch, end + 1, last)
         assert kept.first_event_id == end + 1, "history has a gap"
-        parts.append(kept.events)
-        end = kept.last_event_id
+        size_bytes += len(kept.events)
+        if kept.last_event_id - first < max_events and size_bytes <= max_bytes:
+            parts.append(kept.events)
+            end = kept.last_event_id
+            continue
+        size_bytes -= len(kept.events)
+        for frame in frames(kept.events):
+            size_bytes += len(frame)
+            if parts and (end + 1 - first >= max_events or size_bytes > max_bytes):
+                break
+            parts.append(frame)
+            end += 1
+        if end < kept.last_event_id:
+            return Page(b"".join(parts), first, end, True)
     return Page(b"".join(parts), first, end, False)
 
 

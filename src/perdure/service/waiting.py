@@ -28,7 +28,11 @@ async def happened(future: asyncio.Future[Any], clock: Clock, deadline_ns: int) 
 
     Returns whether it was done in time. Its result, or its error, is the caller's to fetch.
     """
-    alarm = clock.call_at(deadline_ns, lambda: None if future.cancel() else None)
+
+    def give_up() -> None:
+        future.cancel()
+
+    alarm = clock.call_at(deadline_ns, give_up)
     try:
         await asyncio.wait([future])
     finally:
