@@ -256,8 +256,6 @@ def _default_timeouts(
     if not _length_ns(task):
         task = Duration(seconds=_DEFAULT_TASK_TIMEOUT_S)
     event.workflow_task_timeout.CopyFrom(_shorter(task, event.workflow_run_timeout))
-    if not attributes.HasField("workflow_execution_timeout"):
-        event.workflow_execution_timeout.SetInParent()
 
 
 def _shorter(length: Duration, bound: Duration) -> Duration:

@@ -172,7 +172,7 @@ def _new_info(base: RunInfo, run_id: str, now_ns: int) -> RunInfo:
 
 
 def _reset_failure(reason: str) -> Failure:
-    failure = Failure(message=reason, source="Server")
+    failure = Failure(message=reason)
     failure.reset_workflow_failure_info.SetInParent()
     return failure
 
