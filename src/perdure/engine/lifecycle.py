@@ -220,7 +220,9 @@ def signal(
     _is_repeated(tx, request.request_id)
     state.signal_count += 1
     event = WorkflowExecutionSignaledEventAttributes(
-        signal_name=request.signal_name, identity=request.identity
+        signal_name=request.signal_name,
+        identity=request.identity,
+        request_id=request.request_id,
     )
     if request.HasField("input"):
         event.input.CopyFrom(request.input)
