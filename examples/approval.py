@@ -1,9 +1,9 @@
-"""Approval: a document waits for people. They look at it (query), change it (update), decide (signal).
+"""Approval: a document waits for people. They look (query), change (update), decide (signal).
 
-    python examples/approval.py               # plays the people, too; state in approval.db
+python examples/approval.py               # plays the people, too; state in approval.db
 
-    python examples/approval.py --wait        # only starts it and waits: decide from another place,
-                                              # or stop it and start it again days later
+python examples/approval.py --wait        # only starts it and waits: decide from another place,
+                                          # or stop it and start it again days later
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Orders: a saga. Charge the card, ship the goods, and give the money back if they cannot be shipped.
+"""Orders: a saga. Charge, ship, and give the money back if the goods cannot be shipped.
 
     python examples/orders.py                 # 20 orders, state in orders.db
     python examples/orders.py --orders 200
 
-Kill it whenever you like and start it again: it goes on where it was cut off, and no order is charged
-or shipped twice. The functions below say what happens to an order and nothing about failures of
-machines: how often a call is tried again is declared beside it, and going on after a crash is perdure's
-work.
+Kill it whenever you like and start it again: it goes on where it was cut off, and no order is
+charged or shipped twice. The functions below say what happens to an order and nothing about failures
+of machines: how often a call is tried again is declared beside it, and going on after a crash is
+perdure's work.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The world outside: the services that the examples call, which fail at random.
 
-They are as real services are: slow now and then, often unavailable, and they keep books of their own.
+They are as real services are: slow now and then, often unavailable, and with books of their own.
 The books are a file of JSON lines, one per call, flushed to the disk before the call goes on. So
 whoever reads them can tell what really happened, whatever became of the program.
 

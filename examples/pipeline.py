@@ -3,9 +3,9 @@
     python examples/pipeline.py               # 300 chunks in pipeline-data/, state in pipeline.db
     python examples/pipeline.py --chunks 1000
 
-Every chunk is downloaded and counted, at most 16 at a time, and the counts are merged into one table
-whose checksum is known. Kill it and start it again: chunks that are done stay done. The bar is drawn
-from a query that asks the workflow how far it is.
+Every chunk is downloaded and counted, at most 16 at a time, and the counts are merged into one
+table whose checksum is known. Kill it and start it again: chunks that are done stay done. The bar
+is drawn from a query that asks the workflow how far it is.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ async def draw(handle: WorkflowHandle[Table], result: asyncio.Future[Table]) -> 
 
 
 async def main(arguments: argparse.Namespace) -> None:
-    job = Job(str(Path(arguments.data).resolve()), arguments.chunks)
+    job = Job(arguments.data, arguments.chunks)
     async with perdure.connect(arguments.db) as client, client.worker():
         table = await run(client, job)
     print(f"{table.words} words, {table.different} different, sha256 {table.checksum}")
@@ -173,7 +173,7 @@ async def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--db", default="sqlite:///pipeline.db", help="where runs are kept")
-    parser.add_argument("--data", default="pipeline-data", help="the folder for the files")
+    parser.add_argument("--data", default=str(Path.cwd() / "pipeline-data"), help="for the files")
     parser.add_argument("--chunks", type=int, default=300, help="how many files")
     try:
         asyncio.run(main(parser.parse_args()))

@@ -1,0 +1,179 @@
+"""The benchmark's work on perdure, embedded, on a SQLite file (WAL, synchronous=FULL)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import measure
+import perdure
+from perdure import Client, activity, workflow
+
+marks: list[float] = []
+done: list[float] = []
+blocked = asyncio.Event()
+
+
+@activity
+async def nothing() -> None:
+    """An activity that does nothing."""
+
+
+@activity
+async def mark() -> None:
+    """An activity that notes when it ran."""
+    marks.append(time.perf_counter())
+
+
+@activity
+async def note_done() -> None:
+    """An activity that notes the wall-clock time."""
+    done.append(time.time())
+
+
+@activity
+async def note_blocked() -> None:
+    """An activity that tells that all steps before it are done, and never returns."""
+    blocked.set()
+    await asyncio.sleep(3600)
+
+
+@workflow
+async def sequential(steps: int) -> int:
+    for _ in range(steps):
+        await nothing()
+    return steps
+
+
+@workflow
+async def marked(steps: int) -> int:
+    for _ in range(steps):
+        await mark()
+    return steps
+
+
+@workflow
+async def parallel(steps: int) -> int:
+    await asyncio.gather(*(nothing() for _ in range(steps)))
+    return steps
+
+
+@workflow
+async def sleeper(delay_s: float) -> None:
+    await asyncio.sleep(delay_s)
+    await note_done()
+
+
+@workflow
+async def long(steps: int) -> None:
+    for _ in range(steps):
+        await nothing()
+    await note_blocked()
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[Client]:
+    target = f"sqlite:///{folder / 'perdure.db'}"
+    async with perdure.connect(target) as client, client.worker():
+        yield client
+
+
+async def throughput(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    gate = asyncio.Semaphore(size["in_flight"])
+    async with opened(folder) as client:
+
+        async def one() -> None:
+            async with gate:
+                await client.execute(sequential, size["steps"])
+
+        with measure.Span() as span:
+            await asyncio.gather(*(one() for _ in range(size["workflows"])))
+        steps = size["workflows"] * size["steps"]
+        return {"steps_per_s": steps / span.wall_s, "cpu_us_per_step": span.cpu_s / steps * 1e6}
+
+
+async def latency(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    async with opened(folder) as client:
+        with measure.Span() as span:
+            await client.execute(marked, size["steps"])
+        return measure.gaps_ms(marks) | {"cpu_us_per_step": span.cpu_s / size["steps"] * 1e6}
+
+
+async def short(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    taken: list[float] = []
+    async with opened(folder) as client:
+        for _ in range(size["workflows"]):
+            begin = time.perf_counter()
+            await client.execute(sequential, 1)
+            taken.append(time.perf_counter() - begin)
+        return measure.percentiles_ms(taken)
+
+
+async def fan_out(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    async with opened(folder) as client:
+        with measure.Span() as span:
+            await client.execute(parallel, size["steps"])
+        return {"seconds": span.wall_s, "cpu_s": span.cpu_s}
+
+
+async def asleep(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    """First half of (e): start the sleepers, and say what they cost."""
+    async with opened(folder) as client:
+        due = measure.Due.after(size)
+        before = measure.rss_bytes()
+        gate = asyncio.Semaphore(200)
+
+        async def one(n: int) -> None:
+            async with gate:
+                await client.start(sleeper, due.delay_s(n), id=f"sleeper-{n}")
+
+        with measure.Span() as span:
+            await asyncio.gather(*(one(n) for n in range(size["workflows"])))
+            while await _without_timer(client):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        return measure.asleep_facts(folder, before, span, due, size["workflows"])
+
+
+async def _without_timer(client: Client) -> int:
+    """How many sleepers have not got as far as their timer, which is event 5."""
+    filter = "WorkflowType = 'sleeper' AND ExecutionStatus = 'Running'"
+    last = [run.id async for run in client.list(filter, limit=1)]
+    description = await client.handle(last[0]).describe()
+    return max(0, 5 - description.history_length)
+
+
+async def awake(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    """Second half of (e): restart, and note when all have finished."""
+    begin = time.time()
+    async with opened(folder):
+        return await measure.wait_for_done(done, size, begin)
+
+
+async def grow(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    """First half of (f): a workflow with that many recorded steps."""
+    async with opened(folder) as client:
+        with measure.Span() as span:
+            await client.start(long, size["steps"], id="long")
+            await blocked.wait()
+        return {"build_s": span.wall_s}
+
+
+async def replay(folder: Path, size: dict[str, int]) -> dict[str, float]:
+    """Second half of (f): read the history back and replay it, and nothing else."""
+    from perdure.testing import Replayer
+
+    target = f"sqlite:///{folder / 'perdure.db'}"
+    async with perdure.connect(target) as client:
+        history = await client.handle("long").fetch_history()
+        replayer = Replayer(workflows=[long])
+        with measure.Span() as span:
+            await replayer.replay(history)
+    return {
+        "replay_s": span.wall_s,
+        "steps_per_s": size["steps"] / span.wall_s,
+        "events_per_s": len(history.events) / span.wall_s,
+        "events": len(history.events),
+    }
