@@ -60,10 +60,11 @@ def mistake(message: RetryPolicyMessage) -> str:
 
 def backoff_ns(policy: RetryPolicy, attempt: int) -> int:
     """The pause after `attempt` (from 1) has failed."""
-    factor: float = policy.backoff_coefficient ** min(attempt - 1, 1_000)
-    if factor > LONGEST_NS:
-        return policy.maximum_interval_ns or LONGEST_NS
-    pause = min(int(policy.initial_interval_ns * factor), LONGEST_NS)
+    try:
+        exact = policy.initial_interval_ns * policy.backoff_coefficient ** (attempt - 1)
+        pause = int(min(exact, LONGEST_NS))
+    except OverflowError:
+        pause = LONGEST_NS
     return min(pause, policy.maximum_interval_ns) if policy.maximum_interval_ns else pause
 
 
