@@ -5,7 +5,7 @@ module that they call. Each finding has a rule:
 
 =====================  ==========================================================================
 ``io``                 files, sockets, HTTP, databases, processes
-``clock``              reading the time in a way that the runtime may not see
+``random``             randomness that the runtime cannot replace
 ``sleep``              blocking the worker
 ``thread``             threads, processes and executors
 ``environment``        environment variables, command line, machine
@@ -55,11 +55,10 @@ class Finding:
 
 _ACTIVITY: Final = "do it in an activity and await the activity here"
 _SLEEP: Final = "use `await asyncio.sleep(...)`, which is a durable timer in a workflow"
-_NOW: Final = "use `workflow.now()`"
 
 RULES: Final[dict[str, str]] = {
     "io": _ACTIVITY,
-    "clock": _NOW,
+    "random": "use `random`, `secrets` or `workflow.random()`, which replay in a workflow",
     "sleep": _SLEEP,
     "thread": _ACTIVITY,
     "environment": "pass it as an argument, or read it in an activity or `workflow.side_effect`",
@@ -88,7 +87,7 @@ _CALLS: Final[dict[str, str]] = {
     "os.cpu_count": "environment",
     "platform.node": "environment",
     "socket.gethostname": "environment",
-    "random.SystemRandom": "clock",
+    "random.SystemRandom": "random",
     "asyncio.open_connection": "io",
     "asyncio.start_server": "io",
     "asyncio.create_subprocess_exec": "thread",
@@ -271,19 +270,16 @@ class _Module:
 
     def workflow_functions(self) -> list[_Function]:
         """Functions that run as workflow code: the decorated ones, and those that they call."""
-        pending: list[tuple[_Function, ast.ClassDef | None]] = []
-        for function in self.functions.values():
-            if self._is_workflow(function):
-                pending.append((function, None))
+        pending = [f for f in self.functions.values() if self._is_workflow(f)]
         for cls in self.classes.values():
             if self._is_workflow(cls):
-                pending += [(f, cls) for f in cls.body if isinstance(f, _Function)]
+                pending += _methods(cls)
         seen: dict[_Function, None] = {}
         while pending:
-            function, cls = pending.pop()
+            function = pending.pop()
             if function not in seen:
                 seen[function] = None
-                pending += self._called(function, cls)
+                pending += self._called(function)
         return list(seen)
 
     def _is_workflow(self, node: _Function | ast.ClassDef) -> bool:
@@ -297,9 +293,7 @@ class _Module:
             names.add(self.full_name(target).rsplit(".", 1)[-1])
         return names
 
-    def _called(
-        self, function: _Function, cls: ast.ClassDef | None
-    ) -> Iterator[tuple[_Function, ast.ClassDef | None]]:
+    def _called(self, function: _Function) -> Iterator[_Function]:
         for node in ast.walk(function):
             if not isinstance(node, ast.Call):
                 continue
@@ -307,15 +301,15 @@ class _Module:
             if isinstance(target, ast.Name) and target.id in self.functions:
                 called = self.functions[target.id]
                 if "activity" not in self._decorators(called):
-                    yield called, None
+                    yield called
             elif isinstance(target, ast.Name) and target.id in self.classes:
                 helper = self.classes[target.id]
                 if not self._is_workflow(helper):
-                    yield from ((f, helper) for f in helper.body if _is_init(f))
+                    yield from _methods(helper)
 
 
-def _is_init(node: ast.stmt) -> bool:
-    return isinstance(node, _Function) and node.name in ("__init__", "__post_init__")
+def _methods(cls: ast.ClassDef) -> list[_Function]:
+    return [node for node in cls.body if isinstance(node, _Function)]
 
 
 # --- one function -------------------------------------------------------------------------------

@@ -101,6 +101,13 @@ def _fill_answer(run: Run, query: WorkflowQuery, payloads: Payloads) -> None:
         value = run.handlers.query(query.query_type, query.query_args, query.header.fields)
     finally:
         run.replaying = replaying
+        moved = bool(run.loop.ready)
+        run.loop.ready.clear()
+    if moved:
+        raise NonDeterminismError(
+            f"the handler of query {query.query_type!r} has set something in motion (a task, an "
+            "event, a lock), and must not change the workflow"
+        )
     run.converter.fill(payloads, [value])
 
 

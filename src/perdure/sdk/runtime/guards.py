@@ -15,7 +15,9 @@ while modules are imported. ``perdure lint`` points at those that can be seen in
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
@@ -132,6 +134,19 @@ def _is_library(frame: FrameType) -> bool:
     filename = frame.f_code.co_filename
     return filename.startswith(("<frozen", _STDLIB))
 
+
+_real_thread_start = threading.Thread.start
+
+
+@functools.wraps(_real_thread_start)
+def _start_thread(self: threading.Thread) -> None:
+    # Not every Python version raises an audit event here.
+    if state.guarded is not None:
+        _forbid("_thread.start_new_thread", ())
+    _real_thread_start(self)
+
+
+threading.Thread.start = _start_thread  # type: ignore[method-assign]
 
 _STDLIB: Final = asyncio.__file__.rsplit("asyncio", 1)[0]
 _armed = False

@@ -266,20 +266,25 @@ class Run:
             if future.done():
                 del conditions[index]
                 return True
-            self.read_only = "the function given to workflow.wait_condition()"
             try:
-                holds = condition()
+                holds = self.holds(condition)
             except Exception as error:
                 del conditions[index]
                 future.set_exception(error)
                 return True
-            finally:
-                self.read_only = ""
             if holds:
                 del conditions[index]
                 future.set_result(None)
                 return True
         return False
+
+    def holds(self, condition: Callable[[], bool]) -> bool:
+        """Ask a condition, which must change nothing."""
+        self.read_only = "the function given to workflow.wait_condition()"
+        try:
+            return condition()
+        finally:
+            self.read_only = ""
 
     def _drain(self) -> list[Record]:
         """The commands of this task that stand, the closing one last."""

@@ -44,7 +44,16 @@ class Streams:
 
 
 _PASSED_OVER: Final = frozenset(
-    {"random", "uuid", "secrets", "tempfile", "os", __name__, "perdure.sdk.runtime.clocks"}
+    {
+        "random",
+        "uuid",
+        "secrets",
+        "tempfile",
+        "os",
+        __name__,
+        "perdure.sdk.runtime.dice",
+        "perdure.sdk.workflow.namespace",
+    }
 )
 
 

@@ -12,7 +12,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.update.v1 import Acceptance, Rejection, Request, Response
 
-from perdure.sdk.errors import ApplicationError, ConversionError
+from perdure.sdk.errors import ApplicationError, ConversionError, NonDeterminismError
 from perdure.sdk.failures import failure_from
 from perdure.sdk.interceptors import HandleUpdate
 
@@ -141,8 +141,13 @@ class Updates:
         )
         if not run.replaying:
             run.read_only = f"the validator of update {request.name!r}"
+            waiting = len(run.loop.ready)
             try:
                 run.handlers.validate(handler, call)
+                if len(run.loop.ready) != waiting:
+                    raise NonDeterminismError(
+                        f"{run.read_only} has set something in motion (a task, an event, a lock)"
+                    )
             except Exception as error:
                 self._reject(request, error)
                 return

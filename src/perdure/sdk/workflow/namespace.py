@@ -350,7 +350,7 @@ class _State(_Calls):
         """
         run = _run()
         run.check_writable("workflow.wait_condition()")
-        if condition():
+        if run.holds(condition):
             return True
         future = run.loop.create_future()
         run.conditions.append((condition, future))
