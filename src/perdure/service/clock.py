@@ -1,4 +1,4 @@
-"""The seam of time: nothing in the service asks the operating system or the loop for it directly."""
+"""The seam of time: nothing in the service asks the system or the loop for it directly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock. It stands still rather than go backwards when the machine's is set back."""
+    """The machine's clock; when that is set back, this one stands still."""
 
     def __init__(self) -> None:
         self._latest_ns = 0
@@ -40,17 +40,16 @@ class SystemClock:
 
     def call_at(self, time_ns: int, callback: Callable[[], None]) -> Alarm:
         delay_s = max(0, time_ns - self.now_ns()) / 1e9
-        # A month at a time: some selectors refuse longer waits. Callers look at the clock when called.
+        # A month at a time: selectors refuse longer waits. Callers look at the clock when called.
         return asyncio.get_running_loop().call_later(min(delay_s, 2_592_000.0), callback)
 
 
 async def sleep_until(clock: Clock, time_ns: int) -> None:
     """Wait on a node's clock."""
-    done = asyncio.get_running_loop().create_future()
     while clock.now_ns() < time_ns:
-        alarm = clock.call_at(time_ns, lambda: None if done.done() else done.set_result(None))
+        rung = asyncio.Event()
+        alarm = clock.call_at(time_ns, rung.set)
         try:
-            await done
+            await rung.wait()
         finally:
             alarm.cancel()
-        done = asyncio.get_running_loop().create_future()

@@ -26,7 +26,7 @@ class Committer:
 
     Args:
         store: where to.
-        namespaces: search attributes that a run uses first are registered before the run is written.
+        namespaces: where search attributes are registered before the first run that uses them.
         committed, lost: told of every unit's end before its waiters are.
     """
 

@@ -1,9 +1,9 @@
 """Carries messages from run to run: at least once, applied exactly once.
 
-A message is a row of the sender's transition. After that commit it is delivered: a transition on the
-receiver, then one on the sender, which records the answer and drops the row. If the process dies in
-between, the row is read again at the next start and the receiver recognises what it has seen. The
-messages of one sender travel in order.
+A message is a row of the sender's transition. After that commit it is delivered: a transition on
+the receiver, then one on the sender, which records the answer and drops the row. If the process
+dies in between, the row is read again at the next start and the receiver recognises what it has
+seen. The messages of one sender travel in order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Starter(Protocol):
     async def start_child(
         self, sender: RunInfo, sender_key: int, message: StartChild
     ) -> tuple[str, int]:
-        """Start a child under the message's run id; (run id, key). The same again if it is there."""
+        """Start a child under the message's run id, or find it there; (run id, key)."""
 
 
 class Courier:
@@ -79,6 +79,7 @@ class Courier:
         self._held: set[int] = set()  # row ids in memory
         self._overflow = False  # rows that memory had no room for are in the store
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._closed = False
 
     async def open(self) -> None:
@@ -122,14 +123,25 @@ class Courier:
                 await sleep_until(self._clock, self._clock.now_ns() + pause_ns)
                 continue
             except Exception:
-                # Left in the store for the next start: dropping it would lose what the run waits for.
+                # Left in the store for the next start: to drop it would lose what the run waits
+                # for.
                 log.exception("message %d of run %d cannot be delivered", row_id, key)
             queue.popleft()
             self._held.discard(row_id)
         del self._waiting[key]
+        for future in self._waiters.pop(key, ()):
+            if not future.done():
+                future.set_result(None)
         if self._overflow and not self._waiting and not self._closed:
             self._overflow = False
             await self._read_more()
+
+    async def delivered(self, key: int) -> None:
+        """Wait until one run's messages are delivered, or the courier stops."""
+        if key in self._waiting and not self._closed:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.setdefault(key, []).append(future)
+            await future
 
     async def _read_more(self) -> None:
         after_id = 0
@@ -146,6 +158,10 @@ class Courier:
     async def close(self) -> None:
         """Finish the deliveries under way; the rest is delivered after the next start."""
         self._closed = True
+        for futures in self._waiters.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
         if self._tasks:
             _, late = await asyncio.wait(list(self._tasks), timeout=5.0)
             for task in late:
@@ -236,7 +252,9 @@ class Courier:
         except (NotFound, ResourceExhausted) as error:
             cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND  # noqa: E501
             if isinstance(error, NamespaceNotFound):
-                cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND  # noqa: E501
+                cause = (
+                    SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+                )  # noqa: E501
             elif isinstance(error, ResourceExhausted):
                 cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED  # noqa: E501
             failed = partial(external.signal_failed, message=message, cause=cause)
@@ -263,7 +281,9 @@ class Courier:
         except NotFound as error:
             cause = CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND  # noqa: E501
             if isinstance(error, NamespaceNotFound):
-                cause = CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND  # noqa: E501
+                cause = (
+                    CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+                )  # noqa: E501
             failed = partial(external.cancel_failed, message=message, cause=cause)
             await self._answer(key, row_id, *([failed] if message.initiated_event_id else []))
             return
@@ -301,9 +321,7 @@ class Courier:
 
     async def _target(self, sender: RunInfo, message: SignalRun | CancelRun) -> int:
         """The run that a workflow named. Raises NotFound."""
-        key = await self._executions.resolve(
-            message.namespace, message.workflow_id, message.run_id
-        )
+        key = await self._executions.resolve(message.namespace, message.workflow_id, message.run_id)
         target = await self._executions.entry(key)
         if not external.may_reach(sender, target.run.info, message):
             raise NotFound("external workflow execution not found")

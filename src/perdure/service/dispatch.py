@@ -2,8 +2,8 @@
 
 Called by ``Executions.seal`` while the transition is open. A task for which a poll is parked is
 started in the same transition and goes straight to that poll once the commit is done. A worker of
-this process that can ``advance`` a run answers the workflow task before the commit; its answer joins
-the same transition.
+this process that can ``advance`` a run answers the workflow task before the commit; its answer
+joins the same transition.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueResponse,
     PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskFailedRequest,
 )
 
 from perdure.api.errors import NotFound, RPCError, Unavailable
@@ -24,11 +25,12 @@ from perdure.engine import activities, outbox, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.state import Activity, WorkflowTask
 from perdure.engine.transition import TaskRef, Transition
-from perdure.service import pages, responses
+from perdure.service import completing, pages, responses
 from perdure.service.clock import Clock, sleep_until
 from perdure.service.executions import Entry, Executions
 from perdure.service.ids import Ids
 from perdure.service.matching import ACTIVITY, WORKFLOW, Matching, Poll, TaskQueue
+from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.service.units import RunWrite, Unit
 from perdure.store.contract import MessageRow, Store, StoreError, TaskRow
@@ -68,6 +70,7 @@ class Dispatcher:
         clock: Clock,
         settings: Settings,
         ids: Ids,
+        namespaces: Namespaces,
         deliver: Callable[[list[tuple[int, int, outbox.Message]]], None],
         alarm: Callable[[int], None],
     ) -> None:
@@ -77,6 +80,7 @@ class Dispatcher:
         self._clock = clock
         self._settings = settings
         self._ids = ids
+        self._namespaces = namespaces
         self._deliver = deliver
         self._alarm = alarm
         self._background: set[asyncio.Task[None]] = set()
@@ -143,9 +147,7 @@ class Dispatcher:
         """The task's queue; the normal one when its sticky queue's worker is gone."""
         namespace = run.info.namespace
         queue = self._matching.queue(namespace, task.queue, WORKFLOW)
-        if task.sticky and not queue.is_alive(
-            self._clock.now_ns(), self._settings.sticky_alive_ns
-        ):
+        if task.sticky and not queue.is_alive(self._clock.now_ns(), self._settings.sticky_alive_ns):
             run.state.sticky_queue = ""
             task.sticky = False
             task.queue = run.info.task_queue
@@ -182,24 +184,33 @@ class Dispatcher:
         self, entry: Entry, tx: Transition, unit: Unit, poll: Poll, hand_out: HandOut
     ) -> bool:
         """Let a worker of this process answer the task now; whether it did."""
-        if self._rounds <= 0 or hand_out.missing is not None:
-            return False
+        run = entry.run
+        task = run.state.workflow_task
         assert poll.advance is not None
+        assert task is not None
+        # A speculative task may leave no trace, which the worker must be told in a response.
+        if self._rounds <= 0 or hand_out.missing is not None or task.speculative:
+            return False
+        run_id = run.info.run_id
+        if poll.evict is not None:
+            unit.undo.append(partial(poll.evict, run_id))
         try:
             answer = poll.advance(hand_out.response)
         except Exception:
-            log.exception("a worker in this process failed to advance %s", entry.run.info.run_id)
+            log.exception("a worker in this process failed to advance %s", run_id)
             return False
         if answer is None:
             return False
         self._rounds -= 1
-        evict = getattr(poll.advance, "evict", None)
-        if evict is not None:
-            unit.undo.append(partial(evict, entry.run.info.run_id))
-        workflow_tasks.complete(tx, answer)
-        companion = self._executions.companions.get(entry.run.key)
+        companion = self._executions.companions.get(run.key)
+        outcome = completing.apply(tx, answer, self._namespaces, companion)
+        if outcome.failed and poll.evict is not None:
+            poll.evict(run_id)
         if companion is not None:
-            unit.done.append(partial(companion.on_task_completed, answer))
+            if outcome.failed or isinstance(answer, RespondWorkflowTaskFailedRequest):
+                unit.done.append(companion.on_task_lost)
+            else:
+                unit.done.append(partial(companion.on_task_completed, answer))
         poll.queue.polls[poll] = None  # it goes on waiting, and goes first
         poll.queue.polls.move_to_end(poll, last=False)
         poll.task = None
@@ -345,6 +356,20 @@ class Dispatcher:
         if queue.failures:
             unit.done.append(partial(queue.failures.pop, row.id, None))
 
+    async def redirect(self, queue: TaskQueue) -> None:
+        """The worker of a sticky queue is gone: what waits there goes to the normal queue."""
+        rows = list(queue.rows)
+        queue.rows.clear()
+        for row in rows:
+            try:
+                entry = await self._executions.entry(row.key)
+            except NotFound:
+                continue
+            except RPCError:
+                queue.rows.append(row)
+                continue
+            self._claim_now(queue, row, entry)
+
     def _return_row(self, queue: TaskQueue, row: TaskRow) -> None:
         queue.return_row(row)
         self._matching.pump_later(queue)
@@ -396,9 +421,7 @@ class Dispatcher:
                 await asyncio.wait(late)
 
 
-def ready_workflow_task(
-    run: Execution, scheduled_event_id: int, stamp: int
-) -> WorkflowTask | None:
+def ready_workflow_task(run: Execution, scheduled_event_id: int, stamp: int) -> WorkflowTask | None:
     """The run's workflow task, if it is this one and no worker has it."""
     task = run.state.workflow_task
     if task is None or task.started_ns or task.stamp != stamp:
@@ -438,5 +461,4 @@ def _untake_activity(scheduled_event_id: int, request_id: str, tx: Transition) -
     activity = tx.run.activities.get(scheduled_event_id)
     if activity is None or activity.request_id != request_id or not activity.started_ns:
         raise NotFound("Activity task not found.")
-    activities.take_back(tx, activity)
-
+    activities.take_back(tx, activity, ran=False)

@@ -1,10 +1,10 @@
 """Runs in memory, and the one path by which they change.
 
-``transact`` finds a run, lets an operation of the engine change it, hands the tasks that this makes to
-the dispatcher, and queues the outcome for the database. All of that is synchronous on the loop's
-thread, so there are no locks: a run's transitions stack on uncommitted ones, and each caller is answered
-when its own write is durable. If a write is lost, the run and all that stacked on it is dropped from memory and
-what can be redone is redone from the stored truth.
+``transact`` finds a run, lets an operation of the engine change it, hands the tasks that this makes
+to the dispatcher, and queues the outcome for the database. All of that is synchronous on the loop's
+thread, so there are no locks: a run's transitions stack on uncommitted ones, and each caller is
+answered when its own write is durable. If a write is lost, the run and all that stacked on it is
+dropped from memory, and what can be redone is redone from the stored truth.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from temporalio.api.common.v1 import SearchAttributes
@@ -47,6 +47,10 @@ class Companion(Protocol):
 
     It outlives the cached run: a conflict or an eviction does not touch it.
     """
+
+    @property
+    def admitted(self) -> Mapping[str, bytes]:
+        """Update requests that the run has not accepted, by update id."""
 
     def on_task_started(self, response: PollWorkflowTaskQueueResponse) -> None:
         """A workflow task is about to be handed out: add queries and messages to it."""
@@ -385,7 +389,7 @@ class Executions:
         raise Unavailable("The run changes too often; try again.")
 
     def apply(self, entry: Entry, operation: Callable[[Transition], T]) -> tuple[T, Unit]:
-        """Run an operation on a cached run and queue the outcome. Raises what the operation raises."""
+        """Run an operation on a cached run and queue the outcome; raises what it raises."""
         assert not entry.dropped
         tx = self.begin(entry)
         try:
@@ -414,6 +418,13 @@ class Executions:
         lifecycle.start(tx, start)
         self._insert(entry)
         return entry, tx
+
+    def adopt(self, tx: Transition) -> Entry:
+        """A run that a transition made otherwise than by a start (a reset); `seal` it next."""
+        entry = Entry(tx.run, self._namespaces)
+        entry.tail_first = tx.first_event_id
+        self._insert(entry)
+        return entry
 
     def seal(self, entry: Entry, tx: Transition, unit: Unit | None = None) -> Unit:
         """Dispatch a transition's tasks and queue its changes.

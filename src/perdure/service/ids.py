@@ -9,7 +9,7 @@ from perdure.store.contract import Store, StoreError
 
 
 class Ids:
-    """Numbers for runs, task rows and outbox messages. A block not used up is lost, which is fine."""
+    """Numbers for runs, task rows and messages. What a block has left at the end is never used."""
 
     def __init__(self, store: Store, block: int) -> None:
         self._store = store

@@ -1,8 +1,8 @@
 """Task queues: where polls wait for tasks, and tasks for polls.
 
-A poll is parked as a future. The dispatcher asks for a parked poll before it writes a task anywhere;
-only a task that nobody waits for becomes a row of the store. Memory holds a window of each queue's rows,
-oldest first; what is beyond it is read by page when the window has run empty.
+A poll is parked as a future. The dispatcher asks for a parked poll before it writes a task
+anywhere; only a task that nobody waits for becomes a row of the store. Memory holds a window of
+each queue's rows, oldest first; what is beyond it is read by page when the window has run empty.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueResponse,
     PollWorkflowTaskQueueResponse,
     RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskFailedRequest,
 )
 
 from perdure.api.errors import ResourceExhausted
@@ -30,12 +31,17 @@ WORKFLOW = 1
 ACTIVITY = 2
 _IDENTITIES_MAX = 1_000
 
-Advance = Callable[[PollWorkflowTaskQueueResponse], RespondWorkflowTaskCompletedRequest | None]
+Answer = RespondWorkflowTaskCompletedRequest | RespondWorkflowTaskFailedRequest
+Advance = Callable[[PollWorkflowTaskQueueResponse], Answer | None]
 """A worker of this process: takes a workflow task and answers it at once, or declines it (None).
 
 It is called while the transition that made the task is still open, so it must not await, block, or
-call the service. If it has an attribute ``evict``, that is called with the run id when a commit was lost
-whose answer it had given: its cached run is ahead of the truth and must be dropped.
+call the service.
+"""
+
+Evict = Callable[[str], None]
+"""Told the id of a run that ``advance`` was given and whose commit was then lost: the worker's
+cached run is ahead of the truth and must be dropped.
 """
 
 
@@ -51,7 +57,7 @@ class QueryTask(Protocol):
     """A query that rides a workflow task queue; it lives in memory only."""
 
     def hand_over(self, poll: Poll) -> bool:
-        """Resolve the poll's future with the query; False (poll untouched) if nobody waits any more."""
+        """Resolve the poll's future with the query; False if nobody waits for the answer."""
 
 
 class Poll:
@@ -61,13 +67,14 @@ class Poll:
         future: resolved with the response.
         request_id: marks the task that it got; fresh for every task.
         in_process: the worker dies with this process.
-        advance: see Advance.
+        advance, evict: see Advance and Evict.
         task: what was started for it: (key, scheduled event id), once matched.
     """
 
     __slots__ = (
         "advance",
         "deadline_ns",
+        "evict",
         "future",
         "identity",
         "in_process",
@@ -77,12 +84,18 @@ class Poll:
     )
 
     def __init__(
-        self, queue: TaskQueue, identity: str, in_process: bool, advance: Advance | None
+        self,
+        queue: TaskQueue,
+        identity: str,
+        in_process: bool,
+        advance: Advance | None = None,
+        evict: Evict | None = None,
     ) -> None:
         self.queue = queue
         self.identity = identity
         self.in_process = in_process
         self.advance = advance
+        self.evict = evict
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.deadline_ns = 0
         self.request_id = ""
@@ -170,7 +183,7 @@ class TaskQueue:
 
 
 class Matching:
-    """All task queues of a node. `claim` is told to start a waiting row's task for a parked poll."""
+    """All task queues of a node. `claim` starts a waiting row's task for a parked poll."""
 
     def __init__(self, store: Store, clock: Clock, settings: Settings) -> None:
         self._store = store

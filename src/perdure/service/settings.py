@@ -63,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     commit_units_max: int = 200
     commit_queue_max: int = 20_000
     redo_max: int = 20
-    id_block: int = 100_000
+    id_block: int = 10_000
 
     long_poll_ns: int = 60 * SECOND_NS
     backlog_window: int = 1_000

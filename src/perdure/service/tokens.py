@@ -1,8 +1,8 @@
 """Task tokens: what a worker hands back to say which task it has done.
 
-A token names the run by its key and by half of its random run id, so a token for another database or
-a made-up one is refused; a checksum finds damaged ones. Whether the task is still the present one is
-the engine's to say.
+A token names the run by its key and by half of its random run id, so a token for another database
+or a made-up one is refused; a checksum finds damaged ones. Whether the task is still the present
+one is the engine's to say.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from perdure.api.errors import InvalidArgument
+from perdure.api.errors import InvalidArgument, NotFound
+from perdure.engine.state import RunInfo
 
 WORKFLOW = 1
 ACTIVITY = 2
@@ -57,7 +58,7 @@ def encode(
 
 
 def decode(token: bytes, kind: int) -> TaskToken:
-    """Read a token of that kind. Raises InvalidArgument for anything that this service did not make."""
+    """Read a token of that kind. Raises InvalidArgument for one that was not made here."""
     if not token:
         raise InvalidArgument("Task token not set on request.")
     if len(token) != _SIZE:
@@ -69,3 +70,11 @@ def decode(token: bytes, kind: int) -> TaskToken:
     if fields[0] != _VERSION or fields[1] != kind:
         raise InvalidArgument("Invalid TaskToken: it was made for another kind of task.")
     return TaskToken._make(fields[1:])
+
+
+def check_run(token: TaskToken, info: RunInfo, namespace: str) -> None:
+    """Raise unless the token was made for that run, and for that namespace if one is named."""
+    if token.run_tag != run_tag(info.run_id):
+        raise NotFound("workflow execution not found: the task token belongs to another run")
+    if namespace and namespace != info.namespace:
+        raise InvalidArgument("Operation requested with a token from a different namespace.")

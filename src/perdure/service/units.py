@@ -1,7 +1,8 @@
 """What waits for the database: the transitions of one or a few runs that are written together.
 
-A unit gathers changes until it is sent. Further transitions of a run whose unit is still waiting join
-it: state and items are serialised once, when the unit is sent, and by then hold the last of them.
+A unit gathers changes until it is sent. Further transitions of a run whose unit is still waiting
+join it: state and items are serialised once, when the unit is sent, and by then hold the last of
+them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,252 @@
+"""The RPCs of activity workers: take an attempt, keep it alive, end it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from temporalio.api.common.v1 import Payloads
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflowservice.v1 import (
+    PollActivityTaskQueueRequest,
+    PollActivityTaskQueueResponse,
+    RecordActivityTaskHeartbeatByIdRequest,
+    RecordActivityTaskHeartbeatByIdResponse,
+    RecordActivityTaskHeartbeatRequest,
+    RecordActivityTaskHeartbeatResponse,
+    RespondActivityTaskCanceledByIdRequest,
+    RespondActivityTaskCanceledByIdResponse,
+    RespondActivityTaskCanceledRequest,
+    RespondActivityTaskCanceledResponse,
+    RespondActivityTaskCompletedByIdRequest,
+    RespondActivityTaskCompletedByIdResponse,
+    RespondActivityTaskCompletedRequest,
+    RespondActivityTaskCompletedResponse,
+    RespondActivityTaskFailedByIdRequest,
+    RespondActivityTaskFailedByIdResponse,
+    RespondActivityTaskFailedRequest,
+    RespondActivityTaskFailedResponse,
+)
+
+from perdure.api.errors import InvalidArgument, NotFound
+from perdure.engine import activities
+from perdure.engine.state import Activity
+from perdure.engine.transition import Transition
+from perdure.service import tokens, validation
+from perdure.service.matching import ACTIVITY, Poll
+from perdure.service.tokens import TaskToken
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
+
+T = TypeVar("T")
+Ending = Callable[[Transition, Activity], T]
+
+ById = (
+    RespondActivityTaskCompletedByIdRequest
+    | RespondActivityTaskFailedByIdRequest
+    | RespondActivityTaskCanceledByIdRequest
+    | RecordActivityTaskHeartbeatByIdRequest
+)
+ByToken = (
+    RespondActivityTaskCompletedRequest
+    | RespondActivityTaskFailedRequest
+    | RespondActivityTaskCanceledRequest
+    | RecordActivityTaskHeartbeatRequest
+)
+
+
+class ActivityTaskRPCs:
+    """The RPCs about activity tasks, as a part of the service."""
+
+    node: Node
+
+    async def poll_activity_task_queue(
+        self, request: PollActivityTaskQueueRequest, *, in_process: bool = True
+    ) -> PollActivityTaskQueueResponse:
+        """Wait for an activity; an empty response after a minute without one.
+
+        `in_process`: the worker dies with this process, so that its activities are taken back when
+        the node is opened again. A door for other processes says False.
+        """
+        node = self.node
+        node.namespaces.get(request.namespace)
+        validation.required(request.task_queue.name, "TaskQueue", node.settings)
+        queue = node.matching.queue(request.namespace, request.task_queue.name, ACTIVITY)
+        poll = Poll(queue, request.identity, in_process)
+        response = await node.wait_for_task(poll)
+        assert isinstance(response, PollActivityTaskQueueResponse)
+        return response
+
+    # -- by token ----------------------------------------------------------------------------------
+
+    async def respond_activity_task_completed(
+        self, request: RespondActivityTaskCompletedRequest
+    ) -> RespondActivityTaskCompletedResponse:
+        """The activity has its result.
+
+        Raises:
+            InvalidArgument: the token is none of an activity task.
+            NotFound: the attempt timed out, or the activity or its run is over.
+        """
+        await self._by_token(request, self._completion(request.result, request.identity))
+        return RespondActivityTaskCompletedResponse()
+
+    async def respond_activity_task_failed(
+        self, request: RespondActivityTaskFailedRequest
+    ) -> RespondActivityTaskFailedResponse:
+        """The attempt failed; whether another follows, its retry policy says."""
+        await self._by_token(request, self._failure(request))
+        return RespondActivityTaskFailedResponse()
+
+    async def respond_activity_task_canceled(
+        self, request: RespondActivityTaskCanceledRequest
+    ) -> RespondActivityTaskCanceledResponse:
+        """The activity stopped because it was asked to."""
+        await self._by_token(request, self._cancelation(request.details, request.identity))
+        return RespondActivityTaskCanceledResponse()
+
+    async def record_activity_task_heartbeat(
+        self, request: RecordActivityTaskHeartbeatRequest
+    ) -> RecordActivityTaskHeartbeatResponse:
+        """The activity is alive; the answer says whether it should stop."""
+        cancel, paused = await self._by_token(request, self._heartbeat(request))
+        return RecordActivityTaskHeartbeatResponse(cancel_requested=cancel, activity_paused=paused)
+
+    async def _by_token(self, request: ByToken, ending: Ending[T]) -> T:
+        token = tokens.decode(request.task_token, tokens.ACTIVITY)
+        namespace = request.namespace
+        if namespace:
+            self.node.namespaces.get(namespace)
+        return await self.node.executions.transact(
+            token.key, partial(_with_held, token, namespace, ending)
+        )
+
+    # -- by id -------------------------------------------------------------------------------------
+
+    async def respond_activity_task_completed_by_id(
+        self, request: RespondActivityTaskCompletedByIdRequest
+    ) -> RespondActivityTaskCompletedByIdResponse:
+        """As respond_activity_task_completed, by workflow id and activity id."""
+        await self._by_id(request, self._completion(request.result, request.identity))
+        return RespondActivityTaskCompletedByIdResponse()
+
+    async def respond_activity_task_failed_by_id(
+        self, request: RespondActivityTaskFailedByIdRequest
+    ) -> RespondActivityTaskFailedByIdResponse:
+        """As respond_activity_task_failed, by workflow id and activity id."""
+        await self._by_id(request, self._failure(request))
+        return RespondActivityTaskFailedByIdResponse()
+
+    async def respond_activity_task_canceled_by_id(
+        self, request: RespondActivityTaskCanceledByIdRequest
+    ) -> RespondActivityTaskCanceledByIdResponse:
+        """As respond_activity_task_canceled, by workflow id and activity id."""
+        await self._by_id(request, self._cancelation(request.details, request.identity))
+        return RespondActivityTaskCanceledByIdResponse()
+
+    async def record_activity_task_heartbeat_by_id(
+        self, request: RecordActivityTaskHeartbeatByIdRequest
+    ) -> RecordActivityTaskHeartbeatByIdResponse:
+        """As record_activity_task_heartbeat, by workflow id and activity id."""
+        cancel, paused = await self._by_id(request, self._heartbeat(request))
+        return RecordActivityTaskHeartbeatByIdResponse(
+            cancel_requested=cancel, activity_paused=paused
+        )
+
+    async def _by_id(self, request: ById, ending: Ending[T]) -> T:
+        node = self.node
+        node.namespaces.get(request.namespace)
+        if not request.activity_id:
+            raise InvalidArgument("ActivityId is not set on request.")
+        key = await node.executions.resolve(request.namespace, request.workflow_id, request.run_id)
+        return await node.executions.transact(
+            key, partial(_with_found, request.activity_id, ending)
+        )
+
+    # -- what happens to the activity --------------------------------------------------------------
+
+    def _completion(self, result: Payloads, identity: str) -> Ending[None]:
+        body = result.SerializeToString()
+        if len(body) > self.node.settings.payload_bytes_max:
+            failure = _server_failure("Complete result exceeds size limit.", retry=False)
+            return partial(_fail, failure, identity, b"")
+        return partial(_complete, body, identity)
+
+    def _failure(
+        self, request: RespondActivityTaskFailedRequest | RespondActivityTaskFailedByIdRequest
+    ) -> Ending[None]:
+        failure = request.failure
+        limit = self.node.settings.payload_bytes_max
+        if failure.ByteSize() > limit:
+            failure = _server_failure("Failure exceeds size limit.", retry=True)
+        details = request.last_heartbeat_details.SerializeToString()
+        return partial(_fail, failure, request.identity, details if len(details) <= limit else b"")
+
+    def _cancelation(self, details: Payloads, identity: str) -> Ending[None]:
+        validation.payload(details, "details", self.node.settings)
+        return partial(_cancel, details.SerializeToString(), identity)
+
+    def _heartbeat(
+        self,
+        request: RecordActivityTaskHeartbeatRequest | RecordActivityTaskHeartbeatByIdRequest,
+    ) -> Ending[tuple[bool, bool]]:
+        details = request.details.SerializeToString()
+        if len(details) > self.node.settings.payload_bytes_max:
+            failure = _server_failure("Heartbeat details exceed size limit.", retry=False)
+            return partial(_fail_and_stop, failure, request.identity)
+        return partial(_beat, details, request.HasField("details"))
+
+
+# -- operations ------------------------------------------------------------------------------------
+
+
+def _with_held(token: TaskToken, namespace: str, ending: Ending[T], tx: Transition) -> T:
+    """Do something with the activity that a token was made for. Raises NotFound when it is over."""
+    run = tx.run
+    tokens.check_run(token, run.info, namespace)
+    activity = activities.find(run, token.scheduled_event_id)
+    if activity.stamp != token.stamp or activity.attempt != token.attempt:
+        raise NotFound(
+            "invalid activityID or activity already timed out or invoking workflow is completed"
+        )
+    return ending(tx, activity)
+
+
+def _with_found(activity_id: str, ending: Ending[T], tx: Transition) -> T:
+    return ending(tx, activities.find(tx.run, activity_id=activity_id))
+
+
+def _complete(result: bytes, identity: str, tx: Transition, activity: Activity) -> None:
+    activities.complete(tx, activity, result, identity)
+
+
+def _fail(
+    failure: Failure, identity: str, details: bytes, tx: Transition, activity: Activity
+) -> None:
+    activities.fail(tx, activity, failure, identity, details)
+
+
+def _cancel(details: bytes, identity: str, tx: Transition, activity: Activity) -> None:
+    activities.cancel(tx, activity, details, identity)
+
+
+def _beat(
+    details: bytes, has_details: bool, tx: Transition, activity: Activity
+) -> tuple[bool, bool]:
+    cancel = activities.heartbeat(tx, activity, details, has_details)
+    return cancel, activity.paused_ns > 0
+
+
+def _fail_and_stop(
+    failure: Failure, identity: str, tx: Transition, activity: Activity
+) -> tuple[bool, bool]:
+    activities.fail(tx, activity, failure, identity)
+    return True, False
+
+
+def _server_failure(message: str, *, retry: bool) -> Failure:
+    failure = Failure(message=message, source="Server")
+    failure.server_failure_info.non_retryable = not retry
+    return failure

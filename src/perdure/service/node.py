@@ -1,0 +1,183 @@
+"""A node: the service over one store, with all that runs beside the calls."""
+
+from __future__ import annotations
+
+import asyncio
+import random as random_module
+import uuid
+from collections.abc import Coroutine
+from typing import Any
+
+from perdure.api.errors import NotFound, RPCError
+from perdure.engine import activities, workflow_tasks
+from perdure.engine.limits import DEFAULT, Limits
+from perdure.engine.transition import Transition
+from perdure.service.alarms import Alarms
+from perdure.service.clock import Clock, SystemClock
+from perdure.service.companion import Companions
+from perdure.service.courier import Courier
+from perdure.service.deleting import Purger
+from perdure.service.dispatch import Dispatcher
+from perdure.service.executions import Executions
+from perdure.service.ids import Ids
+from perdure.service.matching import WORKFLOW, Matching, Poll
+from perdure.service.namespaces import Namespaces
+from perdure.service.queries import QueryTasks
+from perdure.service.settings import Settings
+from perdure.service.starting import Starting
+from perdure.service.workflow_service import WorkflowService
+from perdure.store.contract import Store
+
+_TAKE_BACK_BATCH = 500
+
+
+class Node:
+    """One process's part of the system; all state that matters is in the store.
+
+    Args:
+        store: not yet open; the node opens and closes it.
+        clock: where time comes from.
+        rng: where ids and jitter come from; seed it for a simulation.
+        settings: limits and knobs.
+        limits: the engine's limits on one run.
+
+    Attributes:
+        service: the API.
+
+    Example:
+        >>> node = await Node.open(SqliteStore(Path("orders.db")))
+        >>> await node.service.start_workflow_execution(request)
+        >>> await node.close()
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock | None = None,
+        rng: random_module.Random | None = None,
+        settings: Settings | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.store = store
+        self.store_name = type(store).__name__.removesuffix("Store").lower()
+        self.clock = clock or SystemClock()
+        self.random = rng or random_module.Random()
+        self.settings = settings or Settings()
+        self.limits = limits or DEFAULT
+        self.namespaces = Namespaces(store, new_id=self.new_id)
+        self.ids = Ids(store, self.settings.id_block)
+        self.executions = Executions(
+            store, self.clock, self.random, self.settings, self.ids, self.namespaces, self.limits
+        )
+        self.matching = Matching(store, self.clock, self.settings)
+        self.alarms = Alarms(self.executions, store, self.clock, self.settings)
+        self.starting = Starting(self)
+        self.courier = Courier(self.executions, store, self.clock, self.settings, self.starting)
+        self.dispatcher = Dispatcher(
+            self.executions, self.matching, store, self.clock, self.settings, self.ids,
+            self.namespaces, deliver=self.courier.deliver, alarm=self.alarms.note,
+        )  # fmt: skip
+        self.executions.sink = self.dispatcher
+        self.companions = Companions(self.executions)
+        self.query_tasks = QueryTasks()
+        self.purger = Purger(self)
+        self.service = WorkflowService(self)
+
+    @classmethod
+    async def open(cls, store: Store, **options: Any) -> Node:
+        """A node that serves. Raises StoreHeld, StoreTooNew, StoreUnavailable."""
+        node = cls(store, **options)
+        await node.start()
+        return node
+
+    async def start(self) -> None:
+        """Open the store and take up what an earlier process left."""
+        await self.store.open()
+        try:
+            await self.ids.open()
+            await self.namespaces.open()
+            self.executions.committer.open()
+            await self._take_back()
+            await self.matching.open()
+            await self._redirect_orphans()
+            await self.courier.open()
+            await self.alarms.open()
+            self.purger.open()
+        except BaseException:
+            await self.store.close()
+            raise
+
+    async def close(self) -> None:
+        """Answer the polls, finish what is being written, and let go of the store."""
+        self.matching.close()
+        await self.alarms.close()
+        await self.purger.close()
+        await self.courier.close()
+        await self.companions.close()
+        await self.dispatcher.close()
+        await self.matching.drain()
+        await self.executions.committer.close()
+        await self.ids.close()
+        await self.store.close()
+
+    def new_id(self) -> str:
+        """A fresh UUID from the node's randomness."""
+        return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
+
+    async def wait_for_task(self, poll: Poll) -> Any:
+        """Park a poll and wait for its response. A caller that gives up loses no task."""
+        self.matching.park(poll)
+        try:
+            return await poll.future
+        except asyncio.CancelledError:
+            self.matching.give_up(poll)
+            if poll.future.done() and not poll.future.cancelled():
+                self.dispatcher.take_back(poll)
+            raise
+        finally:
+            self.matching.finish(poll)
+
+    # -- after a restart ---------------------------------------------------------------------------
+
+    async def _take_back(self) -> None:
+        """Workers of the former process died with it: what they held is offered again."""
+        keys = await self.store.in_flight()
+        for first in range(0, len(keys), _TAKE_BACK_BATCH):
+            batch = keys[first : first + _TAKE_BACK_BATCH]
+            await _all(self.executions.transact(key, take_back) for key in batch)
+
+    async def _redirect_orphans(self) -> None:
+        """Tasks on the sticky queue of a worker that died go to the normal queue."""
+        for namespace, name, kind, _count in await self.store.task_queues():
+            queue = self.matching.known(namespace, name, kind)
+            if kind != WORKFLOW or queue is None or not queue.rows:
+                continue
+            try:
+                entry = await self.executions.entry(queue.rows[0].key)
+            except NotFound:
+                continue
+            task = entry.run.state.workflow_task
+            if task is not None and task.sticky and task.queue == name:
+                await self.dispatcher.redirect(queue)
+
+
+def take_back(tx: Transition) -> None:
+    """Offer again what workers of this node's former process held."""
+    run = tx.run
+    if not run.is_open:
+        return
+    for activity in list(run.activities.values()):
+        if activity.in_process and activity.started_ns and run.is_open:
+            activities.take_back(tx, activity)
+    task = run.state.workflow_task
+    if task is not None and task.in_process and task.started_ns:
+        workflow_tasks.take_back(tx)
+
+
+async def _all(work: Any) -> None:
+    """Run coroutines together; the first error that is not NotFound is raised after all ended."""
+    coroutines: list[Coroutine[Any, Any, None]] = list(work)
+    for outcome in await asyncio.gather(*coroutines, return_exceptions=True):
+        if isinstance(outcome, RPCError | Exception) and not isinstance(outcome, NotFound):
+            raise outcome

@@ -1,0 +1,111 @@
+"""The RPCs that reach a run from outside: signal, request to cancel, terminate."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from temporalio.api.common.v1 import Payloads, WorkflowExecution
+from temporalio.api.workflowservice.v1 import (
+    RequestCancelWorkflowExecutionRequest,
+    RequestCancelWorkflowExecutionResponse,
+    SignalWorkflowExecutionRequest,
+    SignalWorkflowExecutionResponse,
+    TerminateWorkflowExecutionRequest,
+    TerminateWorkflowExecutionResponse,
+)
+
+from perdure.api.errors import InvalidArgument, NotFound
+from perdure.engine import lifecycle
+from perdure.engine.transition import Transition
+from perdure.service import validation
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
+
+AnyRequest = (
+    SignalWorkflowExecutionRequest
+    | RequestCancelWorkflowExecutionRequest
+    | TerminateWorkflowExecutionRequest
+)
+
+
+class SignalRPCs:
+    """The RPCs that reach a run from outside, as a part of the service."""
+
+    node: Node
+
+    async def signal_workflow_execution(
+        self, request: SignalWorkflowExecutionRequest
+    ) -> SignalWorkflowExecutionResponse:
+        """Send a signal. The same request id again does nothing more.
+
+        Raises:
+            InvalidArgument: the request lacks something or is too large.
+            NotFound: no such run, or it is closed.
+            ResourceExhausted: the run has had as many signals as it may.
+        """
+        settings = self.node.settings
+        self._check(request)
+        validation.required(request.signal_name, "SignalName", settings)
+        validation.bounded(request.request_id, "RequestId", settings)
+        validation.payload(request.input, "input", settings)
+        validation.payload(request.header, "header", settings)
+        key = await self._resolve(request.namespace, request.workflow_execution)
+        await self.node.executions.transact(key, partial(lifecycle.signal, request=request))
+        return SignalWorkflowExecutionResponse()
+
+    async def request_cancel_workflow_execution(
+        self, request: RequestCancelWorkflowExecutionRequest
+    ) -> RequestCancelWorkflowExecutionResponse:
+        """Ask a run to cancel; its code decides what that means.
+
+        Raises NotFound when the run is closed.
+        """
+        settings = self.node.settings
+        self._check(request)
+        validation.bounded(request.request_id, "RequestId", settings)
+        key = await self._resolve(request.namespace, request.workflow_execution)
+        first_run_id = request.first_execution_run_id
+
+        def cancel(tx: Transition) -> None:
+            _check_chain(tx, first_run_id)
+            lifecycle.request_cancel(tx, request)
+
+        await self.node.executions.transact(key, cancel)
+        return RequestCancelWorkflowExecutionResponse()
+
+    async def terminate_workflow_execution(
+        self, request: TerminateWorkflowExecutionRequest
+    ) -> TerminateWorkflowExecutionResponse:
+        """End a run at once. Raises NotFound when it is closed."""
+        self._check(request)
+        validation.payload(request.details, "details", self.node.settings)
+        key = await self._resolve(request.namespace, request.workflow_execution)
+        details: Payloads | None = request.details if request.HasField("details") else None
+        first_run_id = request.first_execution_run_id
+
+        def terminate(tx: Transition) -> None:
+            _check_chain(tx, first_run_id)
+            lifecycle.terminate(tx, request.reason, details, request.identity)
+
+        await self.node.executions.transact(key, terminate)
+        return TerminateWorkflowExecutionResponse()
+
+    def _check(self, request: AnyRequest) -> None:
+        self.node.namespaces.get(request.namespace)
+        if not request.HasField("workflow_execution"):
+            raise InvalidArgument("Execution is not set on request.")
+        validation.execution(request.workflow_execution, self.node.settings)
+        validation.bounded(request.identity, "Identity", self.node.settings)
+
+    async def _resolve(self, namespace: str, execution: WorkflowExecution) -> int:
+        return await self.node.executions.resolve(
+            namespace, execution.workflow_id, execution.run_id
+        )
+
+
+def _check_chain(tx: Transition, first_run_id: str) -> None:
+    """Raise NotFound unless the run belongs to the chain that began with `first_run_id`."""
+    if first_run_id and first_run_id != tx.run.info.first_run_id:
+        raise NotFound("workflow execution not found")

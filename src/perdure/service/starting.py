@@ -1,0 +1,417 @@
+"""Starting runs: id reuse and conflict policies, request ids, signal-with-start, children."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+from google.protobuf.message import Message
+from temporalio.api.enums.v1 import (
+    WorkflowExecutionStatus,
+    WorkflowIdConflictPolicy,
+    WorkflowIdReusePolicy,
+)
+from temporalio.api.workflowservice.v1 import (
+    SignalWithStartWorkflowExecutionRequest,
+    SignalWithStartWorkflowExecutionResponse,
+    SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+    StartWorkflowExecutionResponse,
+)
+
+from perdure.api.errors import InvalidArgument, Unavailable, WorkflowAlreadyStarted
+from perdure.api.times import duration_ns
+from perdure.engine import cron, lifecycle, retry
+from perdure.engine.execution import Execution
+from perdure.engine.lifecycle import StartRun
+from perdure.engine.outbox import StartChild
+from perdure.engine.state import RunInfo
+from perdure.engine.transition import Transition
+from perdure.service import validation
+from perdure.service.dispatch import HandOut
+from perdure.service.executions import Entry
+from perdure.service.matching import WORKFLOW, Poll
+from perdure.service.units import Conflict, Unit
+from perdure.service.validation import AnyStart
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
+
+_Status = WorkflowExecutionStatus
+_Reuse = WorkflowIdReusePolicy
+_OnConflict = WorkflowIdConflictPolicy
+_FAILED = frozenset(
+    {
+        _Status.WORKFLOW_EXECUTION_STATUS_FAILED,
+        _Status.WORKFLOW_EXECUTION_STATUS_CANCELED,
+        _Status.WORKFLOW_EXECUTION_STATUS_TERMINATED,
+        _Status.WORKFLOW_EXECUTION_STATUS_TIMED_OUT,
+    }
+)
+RUNNING = _Status.WORKFLOW_EXECUTION_STATUS_RUNNING
+
+
+class Outcome(msgspec.Struct):
+    """The run that a start led to.
+
+    Attributes:
+        started: this request started it, now or when it came before.
+        eager: the first workflow task, for a caller that is a worker too.
+    """
+
+    key: int
+    run_id: str
+    first_run_id: str
+    started: bool
+    status: int = RUNNING
+    eager: HandOut | None = None
+
+
+# -- what the policies say -------------------------------------------------------------------------
+
+
+def conflict_policy(request: AnyStart) -> int:
+    """What to do about an open run of the same workflow id."""
+    if request.workflow_id_reuse_policy == _Reuse.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING:
+        return int(_OnConflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING)
+    if request.workflow_id_conflict_policy:
+        return int(request.workflow_id_conflict_policy)
+    if isinstance(request, SignalWithStartWorkflowExecutionRequest):
+        return int(_OnConflict.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING)
+    return int(_OnConflict.WORKFLOW_ID_CONFLICT_POLICY_FAIL)
+
+
+def check_reuse(run: Execution, policy: int) -> None:
+    """Raise WorkflowAlreadyStarted unless another run may follow this closed one."""
+    info = run.info
+    words = (
+        f"WorkflowId: {info.workflow_id}, RunId: {info.run_id}. "
+        "Workflow Id reuse policy: "
+    )  # fmt: skip
+    if policy == _Reuse.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE:
+        raise WorkflowAlreadyStarted(
+            f"Workflow execution already finished. {words}reject duplicate workflow Id.",
+            info.start_request_id,
+            info.run_id,
+        )
+    failed_only = policy == _Reuse.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY
+    if failed_only and run.state.status not in _FAILED:
+        raise WorkflowAlreadyStarted(
+            f"Workflow execution already finished successfully. {words}"
+            "allow duplicate workflow Id if last run failed.",
+            info.start_request_id,
+            info.run_id,
+        )
+
+
+def already_running(run: Execution) -> WorkflowAlreadyStarted:
+    """What a start gets that meets an open run."""
+    info = run.info
+    return WorkflowAlreadyStarted(
+        f"Workflow execution is already running. WorkflowId: {info.workflow_id}, "
+        f"RunId: {info.run_id}.",
+        info.start_request_id,
+        info.run_id,
+    )
+
+
+# -- from a request to the engine's words ----------------------------------------------------------
+
+
+def start_run(
+    request: AnyStart, namespace_id: str, run_id: str, now_ns: int, default_task_timeout_ns: int
+) -> StartRun:
+    """What the engine needs to know of a start request."""
+    execution_ns = duration_ns(request.workflow_execution_timeout)
+    run_ns = duration_ns(request.workflow_run_timeout)
+    if execution_ns:
+        run_ns = min(run_ns or execution_ns, execution_ns)
+    task_ns = duration_ns(request.workflow_task_timeout) or default_task_timeout_ns
+    start = StartRun(
+        namespace=request.namespace,
+        namespace_id=namespace_id,
+        workflow_id=request.workflow_id,
+        run_id=run_id,
+        workflow_type=request.workflow_type.name,
+        task_queue=request.task_queue.name,
+        request_id=request.request_id,
+        identity=request.identity,
+        input=_body(request, "input"),
+        header=_body(request, "header"),
+        memo=_body(request, "memo"),
+        attributes=_body(request, "search_attributes"),
+        user_metadata=_body(request, "user_metadata"),
+        priority=_body(request, "priority"),
+        execution_timeout_ns=execution_ns,
+        run_timeout_ns=run_ns,
+        task_timeout_ns=min(task_ns, run_ns) if run_ns else task_ns,
+        cron_schedule=request.cron_schedule,
+        first_task_backoff_ns=duration_ns(request.workflow_start_delay),
+    )
+    if request.HasField("retry_policy"):
+        start.retry = retry.policy(request.retry_policy)
+    if request.cron_schedule:
+        start.first_task_backoff_ns = cron.backoff_ns(request.cron_schedule, now_ns, now_ns) or 0
+    if isinstance(request, StartWorkflowExecutionRequest):
+        start.continued_failure = _body(request, "continued_failure")
+        start.last_completion_result = _body(request, "last_completion_result")
+    return start
+
+
+def _body(request: Message, name: str) -> bytes:
+    if not request.HasField(name):
+        return b""
+    message: Message = getattr(request, name)
+    return message.SerializeToString()
+
+
+# -- the one way to start --------------------------------------------------------------------------
+
+
+class Starting:
+    """Starts runs for requests and for parents."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def start(
+        self,
+        request: AnyStart,
+        *,
+        signal: SignalWorkflowExecutionRequest | None = None,
+        run_id: str = "",
+        parent: tuple[RunInfo, int, StartChild] | None = None,
+        prepare: Callable[[Entry], None] | None = None,
+    ) -> Outcome:
+        """Start a run, or find the one that the policies say to use; durable when it returns.
+
+        `signal` is sent to the run in the same commit, to whichever it is. `run_id`: for a child.
+        `prepare` is called with a new run before its first workflow task can be handed out.
+
+        Raises:
+            InvalidArgument, WorkflowAlreadyStarted, NamespaceNotFound, FailedPrecondition,
+            Unavailable.
+        """
+        node = self._node
+        namespace = node.namespaces.get_for_start(request.namespace)
+        validation.start(request, node.settings)
+        node.namespaces.admit(request.namespace, request.search_attributes)
+        for _ in range(node.settings.redo_max):
+            entry = await self._current(request)
+            if node.executions.committer.is_full:
+                await node.executions.committer.settled()
+                continue
+            try:
+                found = self._existing(entry, request) if entry is not None else None
+            except WorkflowAlreadyStarted:
+                assert entry is not None
+                if entry.unit is not None and not await _is_written(entry.unit):
+                    continue
+                raise
+            if found is not None:
+                assert entry is not None
+                if await self._use(entry, signal if not found.started else None):
+                    return found
+                continue
+            start = start_run(
+                request, namespace.id, run_id or node.new_id(), node.clock.now_ns(),
+                node.settings.default_task_timeout_ns,
+            )  # fmt: skip
+            if parent is not None:
+                _adopt(start, *parent)
+            outcome, unit = self._begin(entry, start, request, signal, prepare)
+            try:
+                await unit.wait()
+            except Conflict:
+                continue
+            if outcome.eager is not None:
+                await node.dispatcher.complete_history(outcome.key, outcome.eager)
+            return outcome
+        raise Unavailable("Other starts of this workflow id are in the way; try again.")
+
+    async def _current(self, request: AnyStart) -> Entry | None:
+        """The run that has the workflow id now: the open one, else the last."""
+        executions = self._node.executions
+        while True:
+            key = await executions.find(request.namespace, request.workflow_id)
+            if key is None:
+                return None
+            entry = executions.cached(key)
+            if entry is not None:
+                return entry
+            await executions.entry(key)
+
+    def _existing(self, entry: Entry, request: AnyStart) -> Outcome | None:
+        """The run to use instead of a new one; None when a new one is to be started."""
+        run = entry.run
+        info = run.info
+        if request.request_id and info.start_request_id == request.request_id:
+            return Outcome(run.key, info.run_id, info.first_run_id, True, run.state.status)
+        if not run.is_open:
+            check_reuse(run, request.workflow_id_reuse_policy)
+            return None
+        policy = conflict_policy(request)
+        if policy == _OnConflict.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING:
+            return Outcome(run.key, info.run_id, info.first_run_id, False, run.state.status)
+        if policy == _OnConflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING:
+            return None
+        raise already_running(run)
+
+    async def _use(self, entry: Entry, signal: SignalWorkflowExecutionRequest | None) -> bool:
+        """Signal a run that is there, if asked to; False when it was lost: look again."""
+        if signal is None:
+            return entry.unit is None or await _is_written(entry.unit)
+        _, unit = self._node.executions.apply(entry, lambda tx: lifecycle.signal(tx, signal))
+        return await _is_written(unit)
+
+    def _begin(
+        self,
+        current: Entry | None,
+        start: StartRun,
+        request: AnyStart,
+        signal: SignalWorkflowExecutionRequest | None,
+        prepare: Callable[[Entry], None] | None,
+    ) -> tuple[Outcome, Unit]:
+        """Queue the new run, and the end of the one that has its workflow id, in one unit."""
+        executions = self._node.executions
+        unit: Unit | None = None
+        entry, tx = executions.create(start)
+        try:
+            if current is not None and current.run.is_open:
+                _, unit = executions.apply(current, _make_way)
+            if signal is not None:
+                lifecycle.signal(tx, signal)
+            eager = self._start_eagerly(entry, tx, request)
+            if prepare is not None:
+                prepare(entry)
+            unit = executions.seal(entry, tx, unit)
+        except BaseException:
+            executions.poison(entry)
+            if unit is not None and current is not None:
+                executions.poison(current)
+            raise
+        info = entry.run.info
+        outcome = Outcome(entry.run.key, info.run_id, info.first_run_id, True, RUNNING, eager)
+        return outcome, unit
+
+    def _start_eagerly(self, entry: Entry, tx: Transition, request: AnyStart) -> HandOut | None:
+        """The first workflow task, at once, for a caller that is a worker and asks for it."""
+        if not isinstance(request, StartWorkflowExecutionRequest):
+            return None
+        if not request.request_eager_execution:
+            return None
+        ready = [ref for ref in tx.tasks if ref.kind == WORKFLOW]
+        if not ready:
+            return None  # it begins later
+        tx.tasks.remove(ready[0])
+        queue = self._node.matching.queue(request.namespace, ready[0].queue, WORKFLOW)
+        poll = Poll(queue, request.identity, in_process=True)
+        return self._node.dispatcher.start_workflow_task(entry, tx, poll)
+
+    # -- children ----------------------------------------------------------------------------------
+
+    async def start_child(
+        self, sender: RunInfo, sender_key: int, message: StartChild
+    ) -> tuple[str, int]:
+        """Start a child under the run id that its parent chose; again, it finds that run."""
+        request = StartWorkflowExecutionRequest.FromString(message.request)
+        self._node.namespaces.get(request.namespace)
+        found = await self._node.executions.find(
+            request.namespace, request.workflow_id, message.run_id
+        )
+        if found is not None:
+            await self._node.executions.read(found)
+            return message.run_id, found
+        request.request_id = message.request_id
+        outcome = await self.start(
+            request, run_id=message.run_id, parent=(sender, sender_key, message)
+        )
+        return outcome.run_id, outcome.key
+
+
+def _make_way(tx: Transition) -> None:
+    reason = "TerminateIfRunning WorkflowIdReusePolicy Policy"
+    lifecycle.terminate(tx, reason, None, "history-service")
+
+
+def _adopt(start: StartRun, parent: RunInfo, parent_key: int, message: StartChild) -> None:
+    """Make a start that of a child."""
+    start.parent_namespace = parent.namespace
+    start.parent_namespace_id = parent.namespace_id
+    start.parent_workflow_id = parent.workflow_id
+    start.parent_run_id = parent.run_id
+    start.parent_key = parent_key
+    start.parent_initiated_event_id = message.initiated_event_id
+    start.root_workflow_id = parent.root_workflow_id or parent.workflow_id
+    start.root_run_id = parent.root_run_id or parent.run_id
+
+
+async def _is_written(unit: Unit) -> bool:
+    try:
+        await unit.wait()
+    except Conflict:
+        return False
+    return True
+
+
+class StartRPCs:
+    """The RPCs that start runs, as a part of the service."""
+
+    node: Node
+
+    async def start_workflow_execution(
+        self, request: StartWorkflowExecutionRequest
+    ) -> StartWorkflowExecutionResponse:
+        """Start a run. The same request id again answers with the same run.
+
+        Raises:
+            InvalidArgument: the request lacks something or is too large; nothing is stored.
+            WorkflowAlreadyStarted: another run has the workflow id and the policies forbid more.
+            NamespaceNotFound, FailedPrecondition: no such namespace, or a deprecated one.
+            Unavailable: the store failed; the run may or may not be there.
+        """
+        if request.request_eager_execution and request.cron_schedule:
+            raise InvalidArgument(
+                "RequestEagerExecution and CronSchedule may not be used together."
+            )
+        outcome = await self.node.starting.start(request)
+        return start_response(outcome)
+
+    async def signal_with_start_workflow_execution(
+        self, request: SignalWithStartWorkflowExecutionRequest
+    ) -> SignalWithStartWorkflowExecutionResponse:
+        """Signal the open run of a workflow id, or start one and signal that, in one commit."""
+        settings = self.node.settings
+        validation.required(request.signal_name, "SignalName", settings)
+        validation.payload(request.signal_input, "signal_input", settings)
+        signal = SignalWorkflowExecutionRequest(
+            namespace=request.namespace,
+            signal_name=request.signal_name,
+            identity=request.identity,
+            request_id=request.request_id,
+            control=request.control,
+        )
+        if request.HasField("signal_input"):
+            signal.input.CopyFrom(request.signal_input)
+        if request.HasField("header"):
+            signal.header.CopyFrom(request.header)
+        outcome = await self.node.starting.start(request, signal=signal)
+        return SignalWithStartWorkflowExecutionResponse(
+            run_id=outcome.run_id,
+            first_execution_run_id=outcome.first_run_id,
+            started=outcome.started,
+        )
+
+
+def start_response(outcome: Outcome) -> StartWorkflowExecutionResponse:
+    """The answer to a start."""
+    made = StartWorkflowExecutionResponse(
+        run_id=outcome.run_id,
+        first_execution_run_id=outcome.first_run_id,
+        started=outcome.started,
+    )
+    made.status = outcome.status  # type: ignore[assignment]
+    if outcome.eager is not None:
+        made.eager_workflow_task.CopyFrom(outcome.eager.response)
+    return made

@@ -1,0 +1,88 @@
+"""The RPCs that look at task queues."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueuePartitionMetadata
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeTaskQueueResponse,
+    ListTaskQueuePartitionsRequest,
+    ListTaskQueuePartitionsResponse,
+)
+
+from perdure.api.errors import Unavailable
+from perdure.api.times import SECOND_NS, duration, timestamp
+from perdure.service import validation
+from perdure.service.matching import TaskQueue
+from perdure.store.contract import StoreError
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
+
+POLLER_SEEN_NS = 300 * SECOND_NS
+"""For how long a poller that is gone is still shown."""
+
+
+class TaskQueueRPCs:
+    """The RPCs about task queues, as a part of the service."""
+
+    node: Node
+
+    async def describe_task_queue(
+        self, request: DescribeTaskQueueRequest
+    ) -> DescribeTaskQueueResponse:
+        """Who polls a queue, and how much waits there."""
+        node = self.node
+        node.namespaces.get(request.namespace)
+        name = request.task_queue.name
+        validation.required(name, "TaskQueue", node.settings)
+        kind = int(request.task_queue_type or TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
+        queue = node.matching.known(request.namespace, name, kind)
+        made = DescribeTaskQueueResponse()
+        if queue is not None:
+            made.pollers.extend(self._pollers(queue))
+        waiting = await self._waiting(request.namespace, name, kind)
+        if request.include_task_queue_status:
+            made.task_queue_status.backlog_count_hint = waiting
+        if request.report_stats:
+            made.stats.approximate_backlog_count = waiting
+            oldest_ns = queue.rows[0].created_ns if queue is not None and queue.rows else 0
+            if oldest_ns:
+                age_ns = max(0, node.clock.now_ns() - oldest_ns)
+                made.stats.approximate_backlog_age.CopyFrom(duration(age_ns))
+        return made
+
+    def _pollers(self, queue: TaskQueue) -> list[PollerInfo]:
+        now_ns = self.node.clock.now_ns()
+        parked = {poll.identity for poll in queue.polls}
+        found = []
+        for identity, seen_ns in reversed(queue.pollers.items()):
+            if identity in parked or now_ns - seen_ns <= POLLER_SEEN_NS:
+                info = PollerInfo(identity=identity, rate_per_second=100_000)
+                info.last_access_time.CopyFrom(timestamp(seen_ns))
+                found.append(info)
+        return found
+
+    async def _waiting(self, namespace: str, name: str, kind: int) -> int:
+        queue = self.node.matching.known(namespace, name, kind)
+        if queue is not None and not queue.more:
+            return len(queue.rows)
+        try:
+            counts = await self.node.store.task_queues()
+        except StoreError as error:
+            raise Unavailable(f"The database cannot be read: {error}") from error
+        return next((n for ns, q, k, n in counts if (ns, q, k) == (namespace, name, kind)), 0)
+
+    async def list_task_queue_partitions(
+        self, request: ListTaskQueuePartitionsRequest
+    ) -> ListTaskQueuePartitionsResponse:
+        """A queue is never cut in parts here: one partition of each kind."""
+        self.node.namespaces.get(request.namespace)
+        validation.required(request.task_queue.name, "TaskQueue", self.node.settings)
+        part = TaskQueuePartitionMetadata(key=request.task_queue.name, owner_host_name="perdure")
+        return ListTaskQueuePartitionsResponse(
+            activity_task_queue_partitions=[part], workflow_task_queue_partitions=[part]
+        )

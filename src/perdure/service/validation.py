@@ -1,0 +1,134 @@
+"""What a request must look like before anything is done about it. Pure; raises InvalidArgument."""
+
+from __future__ import annotations
+
+import logging
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from temporalio.api.common.v1 import RetryPolicy, WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowIdConflictPolicy, WorkflowIdReusePolicy
+from temporalio.api.workflowservice.v1 import (
+    SignalWithStartWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+)
+
+from perdure.api.errors import InvalidArgument
+from perdure.api.times import duration_ns
+from perdure.engine import cron
+from perdure.service.settings import Settings
+
+log = logging.getLogger("perdure.service")
+
+TERMINATE_IF_RUNNING = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
+REJECT_DUPLICATE = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
+TERMINATE_EXISTING = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+
+AnyStart = StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest
+
+
+def required(value: str, name: str, settings: Settings) -> None:
+    """A name that must be there and must not be too long."""
+    if not value:
+        raise InvalidArgument(f"{name} is not set on request.")
+    bounded(value, name, settings)
+
+
+def bounded(value: str, name: str, settings: Settings) -> None:
+    """A name that must not be too long, in UTF-8."""
+    limit = settings.id_bytes_max
+    if len(value) * 4 > limit and len(value.encode()) > limit:
+        raise InvalidArgument(
+            f"{name} length exceeds limit: {len(value.encode())} bytes, {limit} are allowed."
+        )
+
+
+def payload(message: Message, name: str, settings: Settings) -> None:
+    """A blob that must not be too large."""
+    size_bytes = message.ByteSize()
+    if size_bytes <= settings.payload_bytes_warn:
+        return
+    limit = settings.payload_bytes_max
+    if size_bytes > limit:
+        raise InvalidArgument(
+            f"Blob data size exceeds limit: {name} has {size_bytes} bytes, {limit} are allowed "
+            "(payload_bytes_max)."
+        )
+    log.warning("%s has %d bytes; consider to store it elsewhere", name, size_bytes)
+
+
+def execution(value: WorkflowExecution, settings: Settings) -> None:
+    """Which run a request means."""
+    if not value.workflow_id:
+        raise InvalidArgument("WorkflowId is not set on request.")
+    bounded(value.workflow_id, "WorkflowId", settings)
+
+
+def start(request: AnyStart, settings: Settings) -> None:
+    """A start or signal-with-start request."""
+    required(request.workflow_id, "WorkflowId", settings)
+    required(request.workflow_type.name, "WorkflowType", settings)
+    required(request.task_queue.name, "TaskQueue", settings)
+    bounded(request.request_id, "RequestId", settings)
+    bounded(request.identity, "Identity", settings)
+    for name in ("workflow_execution_timeout", "workflow_run_timeout", "workflow_task_timeout"):
+        if request.HasField(name):
+            _length(getattr(request, name), name)
+    if request.HasField("retry_policy"):
+        retry_policy(request.retry_policy)
+    _policies(request)
+    _delay(request)
+    payload(request.input, "input", settings)
+    payload(request.memo, "memo", settings)
+    payload(request.header, "header", settings)
+
+
+def _length(value: Duration, name: str) -> None:
+    if value.seconds < 0 or value.nanos < 0 or not -999_999_999 <= value.nanos <= 999_999_999:
+        words = "".join(word.capitalize() for word in name.split("_"))
+        raise InvalidArgument(f"Invalid {words}: negative or malformed.")
+
+
+def _delay(request: AnyStart) -> None:
+    if request.cron_schedule:
+        cron.validate(request.cron_schedule)
+    if not request.HasField("workflow_start_delay"):
+        return
+    _length(request.workflow_start_delay, "workflow_start_delay")
+    if request.cron_schedule and duration_ns(request.workflow_start_delay):
+        raise InvalidArgument("CronSchedule and WorkflowStartDelay may not be used together.")
+
+
+def _policies(request: AnyStart) -> None:
+    reuse, conflict = request.workflow_id_reuse_policy, request.workflow_id_conflict_policy
+    if reuse == TERMINATE_IF_RUNNING and conflict:
+        raise InvalidArgument(
+            "Invalid WorkflowIDReusePolicy: WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING cannot "
+            "be used together with a WorkflowIDConflictPolicy."
+        )
+    if conflict == TERMINATE_EXISTING and reuse == REJECT_DUPLICATE:
+        raise InvalidArgument(
+            "Invalid WorkflowIDReusePolicy: WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE cannot be "
+            "used together with WorkflowIdConflictPolicy "
+            "WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING"
+        )
+
+
+def retry_policy(policy: RetryPolicy) -> None:
+    """A retry policy; zeros stand for defaults."""
+    initial_ns = duration_ns(policy.initial_interval)
+    maximum_ns = duration_ns(policy.maximum_interval)
+    if policy.maximum_attempts == 1:
+        return
+    if initial_ns < 0:
+        raise InvalidArgument("InitialInterval cannot be negative on retry policy.")
+    if policy.backoff_coefficient and not policy.backoff_coefficient >= 1:
+        raise InvalidArgument("BackoffCoefficient cannot be less than 1 on retry policy.")
+    if maximum_ns < 0:
+        raise InvalidArgument("MaximumInterval cannot be negative on retry policy.")
+    if maximum_ns and maximum_ns < initial_ns:
+        raise InvalidArgument(
+            "MaximumInterval cannot be less than InitialInterval on retry policy."
+        )
+    if policy.maximum_attempts < 0:
+        raise InvalidArgument("MaximumAttempts cannot be negative on retry policy.")
