@@ -180,13 +180,9 @@ async def _embedded(target: Target, client: Callable[[Any], Client]) -> AsyncIte
 
 
 def _store(target: Target) -> Store:
-    if target.kind == "memory":
-        from perdure.store.memory import MemoryStore
-
-        return MemoryStore()
     from perdure.store.sqlite import SqliteStore
 
-    return SqliteStore(Path(target.address))
+    return SqliteStore(":memory:" if target.kind == "memory" else Path(target.address))
 
 
 # --- scripts --------------------------------------------------------------------------------------
