@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pickle import PicklingError
 from types import MethodType
 from typing import (
     TYPE_CHECKING,
@@ -169,6 +170,8 @@ class Activity(Generic[P, R_co]):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if isinstance(self.function, MethodType):
             return getattr, (self.function.__self__, self.function.__name__)
+        if "<locals>" in self.origin:
+            raise PicklingError(f"{self.origin} is inside of a function")
         return _imported, tuple(self.origin.split(":"))
 
     def __repr__(self) -> str:
