@@ -6,6 +6,7 @@
 Needs the package's ``grpc`` extra.
 """
 
+# ruff: noqa: PT017  (these are no tests: workflow code may assert in an `except`)
 from __future__ import annotations
 
 import asyncio

@@ -4,6 +4,7 @@ The recorded files hold what these functions did then: changing a program here m
 history again, with ``record_histories.py``.
 """
 
+# ruff: noqa: PT017  (these are no tests: workflow code may assert in an `except`)
 from __future__ import annotations
 
 import asyncio

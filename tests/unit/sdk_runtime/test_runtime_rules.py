@@ -368,7 +368,9 @@ def test_updates_are_accepted_rejected_and_answered() -> None:
     stage.update("u4", "withdraw", "much")
     stage.update("u5", "steal")
     stage.task()
-    assert stage.commands == ["protocol_message", "protocol_message"] + [
+    assert stage.commands == [
+        "protocol_message",
+        "protocol_message",
         "schedule_activity_task",
         "protocol_message",
     ]

@@ -6,6 +6,7 @@ seed and that name.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import uuid
@@ -58,8 +59,13 @@ _PASSED_OVER: Final = frozenset(
 
 
 def caller() -> str:
-    """Module and qualified name of the nearest function that is not a library of randomness."""
+    """File and qualified name of the nearest function that is not a library of randomness.
+
+    The file's name, not the module's, because the same code may be ``__main__`` in one process and
+    imported in another.
+    """
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") in _PASSED_OVER:
         frame = frame.f_back
-    return f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"
+    code = frame.f_code
+    return f"{os.path.basename(code.co_filename)}:{code.co_qualname}"
