@@ -243,7 +243,7 @@ class QueryRPCs:
             entry = await node.executions.read(key)
             if is_rejected(entry.run, request.query_reject_condition):
                 rejected = QueryWorkflowResponse()
-                rejected.query_rejected.status = entry.run.state.status
+                rejected.query_rejected.status = entry.run.state.status  # type: ignore[assignment]
                 return rejected
             check(entry.run)
             try:

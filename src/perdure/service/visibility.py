@@ -308,7 +308,7 @@ class VisibilityRPCs:
         """Every attribute that a filter may name: built in, predefined, and of ``default``."""
         keys = search_attributes.BUILT_IN | search_attributes.PREDEFINED
         keys = keys | self.node.namespaces.get("default").search_attributes
-        return GetSearchAttributesResponse(keys=keys)
+        return GetSearchAttributesResponse(keys=keys)  # type: ignore[arg-type]
 
     def _parse(self, namespace: str, text: str, size: int, *, counting: bool = False) -> Query:
         types = self.node.namespaces.get(namespace).search_attributes

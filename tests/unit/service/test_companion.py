@@ -1,0 +1,241 @@
+"""What waits beside a run: queries and updates, and what a run's tasks do to them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.api.enums.v1 import QueryResultType
+from temporalio.api.query.v1 import WorkflowQuery, WorkflowQueryResult
+from temporalio.api.update.v1 import Outcome
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedRequest,
+)
+
+from perdure.api.errors import ResourceExhausted, WorkflowNotReady
+from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED
+from perdure.service import companion as companion_module
+from perdure.service import tokens
+from perdure.service.companion import RunCompanion, Unblocked
+
+
+class Stage:
+    """A companion with its surroundings noted down."""
+
+    def __init__(self) -> None:
+        self.wakes = 0
+        self.attempt = 0
+        self.emptied = 0
+        self.companion = RunCompanion(self._wake, lambda: self.attempt, self._empty)
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def _empty(self) -> None:
+        self.emptied += 1
+
+    def start(self, stamp: int) -> PollWorkflowTaskQueueResponse:
+        """A workflow task is handed out."""
+        task = PollWorkflowTaskQueueResponse(started_event_id=9, task_token=token(stamp))
+        self.companion.on_task_started(task)
+        return task
+
+    def complete(
+        self, stamp: int, answers: dict[str, str] | None = None, messages: list[str] | None = None
+    ) -> None:
+        """That task's answer is durable."""
+        done = RespondWorkflowTaskCompletedRequest(task_token=token(stamp))
+        for query_id in answers or {}:
+            result = WorkflowQueryResult(
+                result_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED
+            )
+            done.query_results[query_id].CopyFrom(result)
+        for update_id in messages or []:
+            done.messages.add(protocol_instance_id=update_id)
+        self.companion.on_task_completed(done)
+
+
+def token(stamp: int) -> bytes:
+    return tokens.encode(tokens.WORKFLOW, 1, b"12345678", 8, 9, stamp=stamp)
+
+
+def query(name: str = "state") -> WorkflowQuery:
+    return WorkflowQuery(query_type=name)
+
+
+@pytest.fixture
+async def stage() -> Stage:
+    return Stage()
+
+
+# -- queries ---------------------------------------------------------------------------------------
+
+
+async def test_a_query_rides_the_next_task_and_is_answered_with_it(stage: Stage) -> None:
+    query_id, answer = stage.companion.add_query(query())
+    assert stage.start(1).queries[query_id].query_type == "state"
+    assert not answer.done()
+    stage.complete(1, {query_id: "yes"})
+    assert answer.result().result_type == QueryResultType.QUERY_RESULT_TYPE_ANSWERED
+    assert stage.emptied == 1
+
+
+async def test_a_query_that_came_too_late_waits_for_the_next_task(stage: Stage) -> None:
+    stage.start(1)
+    query_id, answer = stage.companion.add_query(query())
+    stage.attempt = 1  # another task is there already
+    stage.complete(1)
+    assert not answer.done()
+    assert query_id in stage.start(2).queries
+
+
+async def test_a_query_carried_by_the_next_task_stays_with_it(stage: Stage) -> None:
+    stage.start(1)
+    query_id, answer = stage.companion.add_query(query())
+    stage.start(2)  # within the commit of task 1's answer
+    stage.complete(1)
+    assert not answer.done()
+    stage.complete(2, {query_id: "yes"})
+    assert answer.done()
+
+
+async def test_a_query_is_unblocked_when_no_task_follows(stage: Stage) -> None:
+    stage.start(1)
+    _, answer = stage.companion.add_query(query())
+    stage.complete(1)
+    with pytest.raises(Unblocked):
+        answer.result()
+
+
+async def test_a_query_that_the_worker_ignored_is_unblocked(stage: Stage) -> None:
+    _, answer = stage.companion.add_query(query())
+    stage.start(1)
+    stage.attempt = 1
+    stage.complete(1)
+    with pytest.raises(Unblocked):
+        answer.result()
+
+
+async def test_a_lost_task_sends_the_query_again_until_it_fails_too_often(stage: Stage) -> None:
+    query_id, answer = stage.companion.add_query(query())
+    stage.start(1)
+    stage.attempt = 2
+    stage.companion.on_task_lost()
+    assert query_id in stage.start(2).queries
+    stage.attempt = 3
+    stage.companion.on_task_lost()
+    with pytest.raises(WorkflowNotReady):
+        answer.result()
+
+
+async def test_so_many_queries_wait_for_one_task(stage: Stage) -> None:
+    for _ in range(companion_module.QUERIES_MAX):
+        stage.companion.add_query(query())
+    with pytest.raises(ResourceExhausted, match="query buffer is full"):
+        stage.companion.add_query(query())
+
+
+async def test_a_query_given_up_leaves_nothing(stage: Stage) -> None:
+    query_id, answer = stage.companion.add_query(query())
+    stage.companion.remove_query(query_id)
+    assert answer.cancelled()
+    assert not stage.start(1).queries
+    assert stage.emptied == 1
+
+
+# -- updates ---------------------------------------------------------------------------------------
+
+
+async def test_an_update_is_sent_accepted_and_completed(stage: Stage) -> None:
+    update = stage.companion.add_update("u", b"request")
+    assert stage.companion.admitted == {"u": b"request"}
+    [message] = stage.start(1).messages
+    assert (message.protocol_instance_id, message.event_id) == ("u", 8)
+    waiter = stage.companion.wait_update(update)
+    stage.companion.on_update_results([("u", ACCEPTED, b"")])
+    assert waiter.result() == (ACCEPTED, b"")
+    assert stage.companion.admitted == {}
+    end = stage.companion.wait_update(update)
+    stage.companion.on_update_results([("u", COMPLETED, b"out")])
+    assert end.result() == (COMPLETED, b"out")
+    assert stage.companion.find_update("u") is None
+    assert stage.emptied == 1
+
+
+async def test_an_update_that_the_worker_ignored_is_rejected(stage: Stage) -> None:
+    update = stage.companion.add_update("u", b"request")
+    waiter = stage.companion.wait_update(update)
+    stage.start(1)
+    stage.complete(1)
+    reached, outcome = waiter.result()
+    assert reached == COMPLETED
+    failure = Outcome.FromString(outcome).failure
+    assert failure.application_failure_info.type == "UnprocessedUpdate"
+
+
+async def test_an_update_with_the_next_task_is_not_the_former_ones_to_answer(stage: Stage) -> None:
+    stage.start(1)
+    update = stage.companion.add_update("u", b"request")
+    stage.start(2)  # within the commit of task 1's answer
+    stage.complete(1)
+    assert update.stage == ADMITTED
+    assert stage.wakes == 0
+
+
+async def test_an_update_that_came_while_a_task_ran_asks_for_another(stage: Stage) -> None:
+    stage.start(1)
+    stage.companion.add_update("u", b"request")
+    stage.complete(1)
+    assert stage.wakes == 1
+    assert len(stage.start(2).messages) == 1
+
+
+async def test_a_heartbeat_leaves_updates_alone(stage: Stage) -> None:
+    update = stage.companion.add_update("u", b"request")
+    stage.start(1)
+    stage.companion.on_task_completed(
+        RespondWorkflowTaskCompletedRequest(
+            task_token=token(1), force_create_new_workflow_task=True
+        )
+    )
+    assert update.stage == ADMITTED
+
+
+async def test_a_lost_task_sends_the_update_again(stage: Stage) -> None:
+    stage.companion.add_update("u", b"request")
+    stage.start(1)
+    stage.companion.on_task_lost()
+    assert stage.wakes == 1
+    assert len(stage.start(2).messages) == 1
+
+
+async def test_closing_tells_all_to_look_again(stage: Stage) -> None:
+    _, answer = stage.companion.add_query(query())
+    update = stage.companion.add_update("u", b"request")
+    waiter = stage.companion.wait_update(update)
+    stage.companion.on_closed()
+    for future in (answer, waiter):
+        with pytest.raises(Unblocked):
+            future.result()
+    with pytest.raises(Unblocked):  # one who comes to wait after that
+        stage.companion.wait_update(update)
+    assert stage.emptied >= 1
+
+
+async def test_a_follower_that_gives_up_leaves_nothing(stage: Stage) -> None:
+    update = stage.companion.add_update("u", b"", ACCEPTED)
+    waiter = stage.companion.wait_update(update)
+    waiter.cancel()
+    await asyncio.sleep(0)
+    stage.companion.release()
+    assert stage.companion.find_update("u") is None
+
+
+async def test_an_admitted_update_outlives_its_callers(stage: Stage) -> None:
+    update = stage.companion.add_update("u", b"request")
+    stage.companion.wait_update(update).cancel()
+    await asyncio.sleep(0)
+    stage.companion.release()
+    assert stage.companion.find_update("u") is update
+    assert stage.emptied == 0
