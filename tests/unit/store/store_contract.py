@@ -509,6 +509,7 @@ class StoreContract:
             query = Query("default", order=order, limit=4)
             while page := await store.list_runs(query):
                 pages += page
+                assert len(pages) <= 30, "pages overlap"
                 query = Query("default", order=order, limit=4, after=position(query, page[-1]))
             assert [r.key for r in pages] == [r.key for r in whole], order
 

@@ -36,6 +36,8 @@ WORDS = (
     "a",
     "A",
     "ab",
+    "b",
+    "ac",
     "a'b",
     'a"b',
     "ä",
@@ -196,6 +198,7 @@ async def paged(store: Store, where: Any, order: tuple[Order, ...]) -> list[int]
     query = Query("default", where=where, order=order, limit=2)
     while page := await store.list_runs(query):
         keys += [r.key for r in page]
+        assert len(keys) == len(set(keys)), "pages overlap"
         after = position(query, page[-1])
         query = Query("default", where=where, order=order, limit=2, after=after)
     return keys

@@ -184,22 +184,15 @@ def _execute_states(connection: sqlite3.Connection, rows: Rows) -> None:
 
 
 def _execute_records(connection: sqlite3.Connection, rows: Rows) -> None:
-    """Closed runs first, for their successors may bear the same workflow id."""
-    closed: list[tuple[object, ...]] = []
-    still_open: list[tuple[object, ...]] = []
+    """Closing runs come before new ones, which may bear the same workflow id."""
+    known: list[tuple[object, ...]] = []
     new: list[tuple[object, ...]] = []
     for key, record in rows.records.items():
         if rows.states[key].based_on == 0:
             new.append(_record_row(record))
-        elif record.close_ns:
-            closed.append((*_changeable(record), record.status, record.close_ns, key))
         else:
-            still_open.append((*_changeable(record), record.status, record.close_ns, key))
-    changed = 0
-    for updates in (closed, still_open):
-        if updates:
-            changed += connection.executemany(SQL["update_record"], updates).rowcount
-    if changed != len(closed) + len(still_open):
+            known.append((*_changeable(record), key))
+    if known and connection.executemany(SQL["update_record"], known).rowcount != len(known):
         raise Conflict
     if new:
         connection.executemany(SQL["insert_record"], new)
@@ -226,7 +219,7 @@ def _record_row(r: Record) -> tuple[object, ...]:
 def _changeable(r: Record) -> tuple[object, ...]:
     return (
         r.task_queue, r.execution_ns, r.history_length, r.history_size_bytes, r.transition_count,
-        _attributes(r), r.info, r.memo, r.attributes,
+        _attributes(r), r.info, r.memo, r.attributes, r.status, r.close_ns,
     )  # fmt: skip
 
 

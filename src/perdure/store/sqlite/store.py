@@ -52,7 +52,7 @@ T = TypeVar("T")
 ID_BLOCK = 65_536  # ids are reserved on disk in blocks: a crash loses at most one
 INLINE_WRITES = 8  # batches up to this size may commit on the event loop's thread
 INLINE_COMMIT_S = 0.002  # … while a commit takes less than this on average
-CHECKPOINT_PAGES = 4_000  # pages written (an estimate) between two checkpoints
+CHECKPOINT_PAGES = 4_000  # written (by estimate) between two checkpoints
 CHANGES_PAGE = 500
 
 
@@ -80,7 +80,8 @@ class SqliteStore:
         self._next_id = 0
         self._reserved = 0
         self._commit_s = 0.0  # moving average
-        self._unchecked_pages = 0
+        self._guessed_pages = 0.0  # in the log since the last checkpoint
+        self._pages_per_row = 1.0  # learnt at each checkpoint
 
     # ---- life ----
 
@@ -212,10 +213,10 @@ class SqliteStore:
             finally:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
-            self._unchecked_pages += 4 + 4 * writes
+            self._guessed_pages += (2 + 4 * writes) * self._pages_per_row
             return result
         finally:
-            if self._unchecked_pages >= CHECKPOINT_PAGES and self._writer is not None:
+            if self._guessed_pages >= CHECKPOINT_PAGES and self._writer is not None:
                 self._checkpoint(self._writer)
             else:
                 self._turn.release()
@@ -259,9 +260,16 @@ class SqliteStore:
         On the writing connection, never beside it: before SQLite 3.51.3 a checkpoint that meets a
         commit of another connection can damage the database.
         """
-        self._unchecked_pages = 0
         db = self._writable()
-        future = writer.submit(lambda: _checkpoint(db))
+
+        def work() -> None:
+            pages = _checkpoint(db)
+            if pages > 0:
+                learnt = self._pages_per_row * pages / self._guessed_pages
+                self._pages_per_row = min(max(learnt, 0.05), 1.0)
+            self._guessed_pages = 0.0
+
+        future = writer.submit(work)
         future.add_done_callback(lambda _: self._turn.release())
 
     # ---- reading ----
@@ -370,8 +378,10 @@ def _statement(name: str, *parameters: object) -> Callable[[sqlite3.Connection],
     return work
 
 
-def _checkpoint(db: sqlite3.Connection) -> None:
+def _checkpoint(db: sqlite3.Connection) -> int:
+    """Write the log back into the file; returns the pages that the log held, 0 when it failed."""
     try:
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        _busy, pages, _written = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return int(pages)
     except sqlite3.Error:
-        return  # e.g. a full disk: the log keeps everything, and a later checkpoint tries again
+        return 0  # e.g. a full disk: the log keeps everything, and a later checkpoint tries again
