@@ -187,7 +187,9 @@ class WorkflowTaskProcessor:
         return request
 
     async def _poll_loop(self, request: PollWorkflowTaskQueueRequest) -> None:
-        extra: dict[str, Any] = {"advance": self._handler.advance} if self._advance else {}
+        extra: dict[str, Any] = {}
+        if self._advance:
+            extra = {"advance": self._handler.advance, "evict": self._handler.cache.evict}
         failures = 0
         while not self._stopping.is_set():
             await self._slots.acquire()
