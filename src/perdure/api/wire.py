@@ -8,14 +8,20 @@ scalar wins, sub-messages merge), so bytes written here can be joined with seria
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 VARINT = 0
 LENGTH_DELIMITED = 2
 
 
 def varint(value: int) -> bytes:
     """A non-negative integer as a base-128 varint."""
-    if value < 128:
+    if value < _CACHED:
         return _SMALL[value]
+    return _varint(value)
+
+
+def _varint(value: int) -> bytes:
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -24,7 +30,8 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-_SMALL = [bytes((n,)) for n in range(128)]
+_CACHED = 4_096  # event ids, lengths and the like are small, as a rule
+_SMALL = [_varint(value) for value in range(_CACHED)]
 
 
 def tag(field: int, wire_type: int) -> bytes:
@@ -39,7 +46,8 @@ def number(key: bytes, value: int) -> bytes:
 
 def block(key: bytes, body: bytes) -> bytes:
     """A sub-message or bytes field, written even when it is empty."""
-    return key + varint(len(body)) + body
+    size = len(body)
+    return key + (_SMALL[size] if size < _CACHED else _varint(size)) + body
 
 
 def text(key: bytes, value: str) -> bytes:
@@ -57,4 +65,9 @@ _NANOS = tag(2, VARINT)
 def time_body(time_ns: int) -> bytes:
     """The body of a Timestamp or Duration of a non-negative number of nanoseconds."""
     seconds, nanos = divmod(time_ns, 1_000_000_000)
-    return number(_SECONDS, seconds) + number(_NANOS, nanos)
+    return _seconds(seconds) + number(_NANOS, nanos)
+
+
+@lru_cache(maxsize=64)
+def _seconds(seconds: int) -> bytes:
+    return number(_SECONDS, seconds)

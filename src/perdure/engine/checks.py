@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from temporalio.api.command.v1 import (
-    Command,
-    ContinueAsNewWorkflowExecutionCommandAttributes,
-    ScheduleActivityTaskCommandAttributes,
-    StartTimerCommandAttributes,
-)
+from collections.abc import Callable
+
+from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import CommandType
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause as Cause
@@ -47,87 +44,79 @@ class Plan:
 
 def check(plan: Plan, command: Command) -> None:
     """Raise BadCommand unless the command can be applied after those checked before it."""
-    kind = command.command_type
-    match kind:
-        case _Type.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK:
-            _activity(plan, command.schedule_activity_task_command_attributes)
-        case _Type.COMMAND_TYPE_START_TIMER:
-            _timer(plan, command.start_timer_command_attributes)
-        case _Type.COMMAND_TYPE_CANCEL_TIMER:
-            _cancel_timer(plan, command.cancel_timer_command_attributes.timer_id)
-        case _Type.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK:
-            asked = command.request_cancel_activity_task_command_attributes
-            _cancel_activity(plan, asked.scheduled_event_id)
-        case _Type.COMMAND_TYPE_RECORD_MARKER:
-            wanted = command.record_marker_command_attributes
-            if not wanted.marker_name:
-                raise BadCommand(_MARKER, "MarkerName is not set on RecordMarkerCommand.")
-            _size(plan, _MARKER, "RecordMarkerCommand", wanted.ByteSize())
-        case _Type.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION:
-            _continue(plan, command.continue_as_new_workflow_execution_command_attributes)
-        case _Type.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION:
-            result = command.complete_workflow_execution_command_attributes.result
-            cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES
-            _size(plan, cause, "CompleteWorkflowExecutionCommand", result.ByteSize())
-        case _Type.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION:
-            if not command.fail_workflow_execution_command_attributes.HasField("failure"):
-                raise BadCommand(_FAIL, "Failure is not set on FailWorkflowExecutionCommand.")
-        case (
-            _Type.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION
-            | _Type.COMMAND_TYPE_PROTOCOL_MESSAGE
-            | _Type.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES
-        ):
-            pass
-        case _:
-            _reaching_out(plan, command)
+    rule = _RULES.get(command.command_type)
+    if rule is None:
+        raise BadCommand(
+            Cause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED,
+            f"Unknown or unsupported command type {command.command_type}.",
+        )
+    rule(plan, command)
 
 
-def _reaching_out(plan: Plan, command: Command) -> None:
-    """Commands whose rules their own modules know."""
-    limits, run = plan.limits, plan.run
-    match command.command_type:
-        case _Type.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION:
-            child = command.start_child_workflow_execution_command_attributes
-            children.validate(
-                run,
-                child,
-                already_initiated=plan.children,
-                pending_limit=limits.pending_children_max,
-                id_limit_bytes=limits.id_bytes_max,
-            )
-            plan.children += 1
-            plan.child_ids.add(child.workflow_id)
-        case _Type.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION:
-            signal = command.signal_external_workflow_execution_command_attributes
-            external.validate_signal(
-                run,
-                signal,
-                already_initiated=plan.signals,
-                pending_limit=limits.pending_signals_max,
-                id_limit_bytes=limits.id_bytes_max,
-            )
-            plan.signals += 1
-        case _Type.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION:
-            cancel = command.request_cancel_external_workflow_execution_command_attributes
-            external.validate_cancel(
-                run,
-                cancel,
-                already_initiated=plan.cancels,
-                initiated_children=plan.child_ids,
-                pending_limit=limits.pending_cancels_max,
-                id_limit_bytes=limits.id_bytes_max,
-            )
-            plan.cancels += 1
-        case _Type.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
-            changes = command.upsert_workflow_search_attributes_command_attributes
-            if not changes.search_attributes.indexed_fields:
-                raise BadCommand(
-                    _SEARCH,
-                    "IndexedFields is not set on UpsertWorkflowSearchAttributesCommand.",
-                )
-        case kind:
-            cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED
-            raise BadCommand(cause, f"Unknown or unsupported command type {kind}.")
+def _no_rule(plan: Plan, command: Command) -> None:
+    """Nothing of it can be wrong."""
+
+
+def _marker(plan: Plan, command: Command) -> None:
+    wanted = command.record_marker_command_attributes
+    if not wanted.marker_name:
+        raise BadCommand(_MARKER, "MarkerName is not set on RecordMarkerCommand.")
+    _size(plan, _MARKER, "RecordMarkerCommand", wanted.ByteSize())
+
+
+def _complete(plan: Plan, command: Command) -> None:
+    result = command.complete_workflow_execution_command_attributes.result
+    cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES
+    _size(plan, cause, "CompleteWorkflowExecutionCommand", result.ByteSize())
+
+
+def _fail(plan: Plan, command: Command) -> None:
+    if not command.fail_workflow_execution_command_attributes.HasField("failure"):
+        raise BadCommand(_FAIL, "Failure is not set on FailWorkflowExecutionCommand.")
+
+
+def _child(plan: Plan, command: Command) -> None:
+    child = command.start_child_workflow_execution_command_attributes
+    children.validate(
+        plan.run,
+        child,
+        already_initiated=plan.children,
+        pending_limit=plan.limits.pending_children_max,
+        id_limit_bytes=plan.limits.id_bytes_max,
+    )
+    plan.children += 1
+    plan.child_ids.add(child.workflow_id)
+
+
+def _signal_external(plan: Plan, command: Command) -> None:
+    external.validate_signal(
+        plan.run,
+        command.signal_external_workflow_execution_command_attributes,
+        already_initiated=plan.signals,
+        pending_limit=plan.limits.pending_signals_max,
+        id_limit_bytes=plan.limits.id_bytes_max,
+    )
+    plan.signals += 1
+
+
+def _cancel_external(plan: Plan, command: Command) -> None:
+    external.validate_cancel(
+        plan.run,
+        command.request_cancel_external_workflow_execution_command_attributes,
+        already_initiated=plan.cancels,
+        initiated_children=plan.child_ids,
+        pending_limit=plan.limits.pending_cancels_max,
+        id_limit_bytes=plan.limits.id_bytes_max,
+    )
+    plan.cancels += 1
+
+
+def _upsert(plan: Plan, command: Command) -> None:
+    changes = command.upsert_workflow_search_attributes_command_attributes
+    if not changes.search_attributes.indexed_fields:
+        raise BadCommand(
+            _SEARCH, "IndexedFields is not set on UpsertWorkflowSearchAttributesCommand."
+        )
 
 
 def _size(plan: Plan, cause: int, where: str, size_bytes: int) -> None:
@@ -155,7 +144,8 @@ def _policy(cause: int, where: str, policy: RetryPolicy) -> None:
         raise BadCommand(cause, f"invalid RetryPolicy on {where}: {wrong}")
 
 
-def _activity(plan: Plan, wanted: ScheduleActivityTaskCommandAttributes) -> None:
+def _activity(plan: Plan, command: Command) -> None:
+    wanted = command.schedule_activity_task_command_attributes
     where = "ScheduleActivityTaskCommand"
     _id(plan, _ACTIVITY, "ActivityId", where, wanted.activity_id)
     _id(plan, _ACTIVITY, "ActivityType", where, wanted.activity_type.name)
@@ -192,7 +182,9 @@ def _activity(plan: Plan, wanted: ScheduleActivityTaskCommandAttributes) -> None
     plan.activity_ids.add(wanted.activity_id)
 
 
-def _cancel_activity(plan: Plan, scheduled_event_id: int) -> None:
+def _cancel_activity(plan: Plan, command: Command) -> None:
+    asked = command.request_cancel_activity_task_command_attributes
+    scheduled_event_id = asked.scheduled_event_id
     if scheduled_event_id <= 0 or scheduled_event_id >= plan.run.state.next_event_id:
         raise BadCommand(
             _CANCEL_ACTIVITY,
@@ -212,7 +204,8 @@ def _cancel_activity(plan: Plan, scheduled_event_id: int) -> None:
         plan.activity_ids.discard(activity.activity_id)
 
 
-def _timer(plan: Plan, wanted: StartTimerCommandAttributes) -> None:
+def _timer(plan: Plan, command: Command) -> None:
+    wanted = command.start_timer_command_attributes
     _id(plan, _TIMER, "TimerId", "StartTimerCommand", wanted.timer_id)
     if duration_ns(wanted.start_to_fire_timeout) < 0:
         raise BadCommand(
@@ -228,7 +221,8 @@ def _timer(plan: Plan, wanted: StartTimerCommandAttributes) -> None:
     plan.timers.add(wanted.timer_id)
 
 
-def _cancel_timer(plan: Plan, timer_id: str) -> None:
+def _cancel_timer(plan: Plan, command: Command) -> None:
+    timer_id = command.cancel_timer_command_attributes.timer_id
     _id(plan, _CANCEL_TIMER, "TimerId", "CancelTimerCommand", timer_id)
     if timer_id in plan.timers:
         plan.timers.discard(timer_id)
@@ -236,7 +230,8 @@ def _cancel_timer(plan: Plan, timer_id: str) -> None:
         raise BadCommand(_CANCEL_TIMER, f"no timer {timer_id!r} is pending")
 
 
-def _continue(plan: Plan, wanted: ContinueAsNewWorkflowExecutionCommandAttributes) -> None:
+def _continue(plan: Plan, command: Command) -> None:
+    wanted = command.continue_as_new_workflow_execution_command_attributes
     where = "ContinueAsNewWorkflowExecutionCommand"
     _id(plan, _CONTINUE, "WorkflowType", where, wanted.workflow_type.name, needed=False)
     _id(plan, _CONTINUE, "TaskQueue", where, wanted.task_queue.name, needed=False)
@@ -250,3 +245,22 @@ def _continue(plan: Plan, wanted: ContinueAsNewWorkflowExecutionCommandAttribute
     except InvalidArgument as wrong:
         raise BadCommand(_CONTINUE, wrong.message) from None
     _size(plan, _CONTINUE, where, wanted.input.ByteSize())
+
+
+_RULES: dict[int, Callable[[Plan, Command], None]] = {
+    _Type.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK: _activity,
+    _Type.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK: _cancel_activity,
+    _Type.COMMAND_TYPE_START_TIMER: _timer,
+    _Type.COMMAND_TYPE_CANCEL_TIMER: _cancel_timer,
+    _Type.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION: _child,
+    _Type.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION: _signal_external,
+    _Type.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION: _cancel_external,
+    _Type.COMMAND_TYPE_PROTOCOL_MESSAGE: _no_rule,  # updates.Inbox knows
+    _Type.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION: _complete,
+    _Type.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION: _fail,
+    _Type.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION: _no_rule,
+    _Type.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION: _continue,
+    _Type.COMMAND_TYPE_RECORD_MARKER: _marker,
+    _Type.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: _upsert,
+    _Type.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES: _no_rule,
+}

@@ -6,7 +6,7 @@ workflow task fails with the cause that names it, and the run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from temporalio.api.command.v1 import Command
@@ -22,7 +22,7 @@ from temporalio.api.history.v1 import (
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from perdure.api import wire
-from perdure.api.errors import InvalidArgument, NotFound
+from perdure.api.errors import NotFound
 from perdure.api.times import duration_ns
 from perdure.engine import (
     activities,
@@ -41,6 +41,8 @@ from perdure.engine.state import WorkflowTask
 from perdure.engine.transition import Transition
 
 _Type = CommandType
+_COMPLETED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+_PROTOCOL_MESSAGE = int(_Type.COMMAND_TYPE_PROTOCOL_MESSAGE)
 _CLOSING = frozenset(
     int(kind)
     for kind in (
@@ -86,18 +88,17 @@ def complete(
         return _refuse(tx, request, bad)
     if not request.commands and task.speculative and _leaves_no_trace(tx, request):
         return _drop_speculative(tx, request, inbox)
-    completed_event_id = _write_completed(tx, request, task)
-    result = CompletedTask()
+    answer = _Answer(tx, _write_completed(tx, request, task), request.identity, inbox)
     tx.answering = True
     for command in request.commands:
         if not tx.run.is_open:
             break  # the run has closed: what comes after has no meaning
-        _apply(tx, command, request.identity, completed_event_id, inbox, result)
+        _APPLY[command.command_type](answer, command)
     inbox.apply_rest(tx)
     tx.answering = False
     if tx.run.is_open:
         _go_on(tx, request)
-    return result
+    return answer.result
 
 
 def _checked(
@@ -110,7 +111,7 @@ def _checked(
     message_ids = []
     for command in request.commands:
         check(plan, command)
-        if command.command_type == _Type.COMMAND_TYPE_PROTOCOL_MESSAGE:
+        if command.command_type == _PROTOCOL_MESSAGE:
             message_ids.append(command.protocol_message_command_attributes.message_id)
         if command.command_type in _CLOSING:
             if tx.run.buffered:
@@ -163,7 +164,7 @@ def _write_completed(
     body = events.workflow_task_completed(
         task.scheduled_event_id, task.started_event_id, request.identity, _rest(request)
     )
-    event_id = tx.append(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, body)
+    event_id = tx.append(_COMPLETED, body)
     state.workflow_task = None
     state.failed_task_attempts = 0
     state.last_task_started_event_id = task.started_event_id
@@ -213,96 +214,138 @@ def _go_on(tx: Transition, request: RespondWorkflowTaskCompletedRequest) -> None
 # -- applying --------------------------------------------------------------------------------------
 
 
-def _apply(
-    tx: Transition,
-    command: Command,
-    identity: str,
-    completed: int,
-    inbox: updates.Inbox,
-    result: CompletedTask,
-) -> None:
-    """Apply one checked command; `completed` is the id of the task's completed event."""
-    metadata = b""
-    if command.HasField("user_metadata"):
-        metadata = command.user_metadata.SerializeToString()
-    extra = wire.block(events.USER_METADATA, metadata) if metadata else b""
-    match command.command_type:
-        case _Type.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK:
-            wanted = command.schedule_activity_task_command_attributes
-            activity = activities.schedule(tx, wanted, completed, extra)
-            if wanted.request_eager_execution:
-                result.eager_activities.append(activity.scheduled_event_id)
-        case _Type.COMMAND_TYPE_START_TIMER:
-            timers.start(tx, command.start_timer_command_attributes, completed, extra)
-        case _Type.COMMAND_TYPE_CANCEL_TIMER:
-            timer_id = command.cancel_timer_command_attributes.timer_id
-            timers.cancel(tx, timer_id, completed, identity)
-        case _Type.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK:
-            asked = command.request_cancel_activity_task_command_attributes
-            activities.request_cancel(tx, asked.scheduled_event_id, completed, identity)
-        case _Type.COMMAND_TYPE_PROTOCOL_MESSAGE:
-            inbox.apply(tx, command.protocol_message_command_attributes.message_id)
-        case _Type.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION:
-            child = command.start_child_workflow_execution_command_attributes
-            children.initiate(tx, child, completed, metadata)
-        case _Type.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION:
-            signal = command.signal_external_workflow_execution_command_attributes
-            external.initiate_signal(tx, signal, completed)
-        case _Type.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION:
-            cancel = command.request_cancel_external_workflow_execution_command_attributes
-            external.initiate_cancel(tx, cancel, completed)
-        case kind if kind in _CLOSING:
-            _close(tx, command, completed)
-        case _:
-            _note(tx, command, completed, extra)
+class _Answer:
+    """A worker's answer being applied: what every command's handler needs."""
+
+    __slots__ = ("completed", "identity", "inbox", "result", "tx")
+
+    def __init__(
+        self, tx: Transition, completed: int, identity: str, inbox: updates.Inbox
+    ) -> None:
+        self.tx = tx
+        self.completed = completed  # id of the workflow task's completed event
+        self.identity = identity
+        self.inbox = inbox
+        self.result = CompletedTask()
 
 
-def _close(tx: Transition, command: Command, completed: int) -> None:
-    match command.command_type:
-        case _Type.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION:
-            attributes = command.complete_workflow_execution_command_attributes
-            closing.complete(tx, attributes, completed)
-        case _Type.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION:
-            closing.fail(tx, command.fail_workflow_execution_command_attributes, completed)
-        case _Type.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION:
-            closing.cancel(tx, command.cancel_workflow_execution_command_attributes, completed)
-        case _:
-            again = command.continue_as_new_workflow_execution_command_attributes
-            closing.continue_as_new(tx, again, completed)
+def _extra(command: Command) -> bytes:
+    """The command's user metadata as its event carries it."""
+    if not command.HasField("user_metadata"):
+        return b""
+    return wire.block(events.USER_METADATA, command.user_metadata.SerializeToString())
 
 
-def _note(tx: Transition, command: Command, completed: int, extra: bytes) -> None:
-    """Commands that only write something down: markers, search attributes, memo."""
-    run = tx.run
-    match command.command_type:
-        case _Type.COMMAND_TYPE_RECORD_MARKER:
-            wanted = command.record_marker_command_attributes
-            marker = MarkerRecordedEventAttributes(
-                marker_name=wanted.marker_name, workflow_task_completed_event_id=completed
-            )
-            for name, payloads in wanted.details.items():
-                marker.details[name].CopyFrom(payloads)
-            for part in ("header", "failure"):
-                if wanted.HasField(part):
-                    getattr(marker, part).CopyFrom(getattr(wanted, part))
-            tx.append(EventType.EVENT_TYPE_MARKER_RECORDED, marker, extra)
-        case _Type.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES:
-            changes = command.upsert_workflow_search_attributes_command_attributes
-            upserted = UpsertWorkflowSearchAttributesEventAttributes(
-                workflow_task_completed_event_id=completed
-            )
-            upserted.search_attributes.CopyFrom(changes.search_attributes)
-            tx.append(EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES, upserted, extra)
-            run.attributes = closing.merged_attributes(run.attributes, changes.search_attributes)
-            tx.visible = True
-        case _Type.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES:
-            modified = WorkflowPropertiesModifiedEventAttributes(
-                workflow_task_completed_event_id=completed
-            )
-            memo = command.modify_workflow_properties_command_attributes.upserted_memo
-            modified.upserted_memo.CopyFrom(memo)
-            tx.append(EventType.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED, modified, extra)
-            run.memo = closing.merged_memo(run.memo, memo)
-            tx.visible = True
-        case _:  # checked before: cannot be
-            raise InvalidArgument(f"unknown command type {command.command_type}")
+def _schedule_activity(to: _Answer, command: Command) -> None:
+    wanted = command.schedule_activity_task_command_attributes
+    activity = activities.schedule(to.tx, wanted, to.completed, _extra(command))
+    if wanted.request_eager_execution:
+        to.result.eager_activities.append(activity.scheduled_event_id)
+
+
+def _cancel_activity(to: _Answer, command: Command) -> None:
+    asked = command.request_cancel_activity_task_command_attributes
+    activities.request_cancel(to.tx, asked.scheduled_event_id, to.completed, to.identity)
+
+
+def _start_timer(to: _Answer, command: Command) -> None:
+    wanted = command.start_timer_command_attributes
+    timers.start(to.tx, wanted, to.completed, _extra(command))
+
+
+def _cancel_timer(to: _Answer, command: Command) -> None:
+    timer_id = command.cancel_timer_command_attributes.timer_id
+    timers.cancel(to.tx, timer_id, to.completed, to.identity)
+
+
+def _start_child(to: _Answer, command: Command) -> None:
+    child = command.start_child_workflow_execution_command_attributes
+    metadata = command.user_metadata.SerializeToString()
+    children.initiate(to.tx, child, to.completed, metadata)
+
+
+def _signal_external(to: _Answer, command: Command) -> None:
+    signal = command.signal_external_workflow_execution_command_attributes
+    external.initiate_signal(to.tx, signal, to.completed)
+
+
+def _cancel_external(to: _Answer, command: Command) -> None:
+    cancel = command.request_cancel_external_workflow_execution_command_attributes
+    external.initiate_cancel(to.tx, cancel, to.completed)
+
+
+def _protocol_message(to: _Answer, command: Command) -> None:
+    to.inbox.apply(to.tx, command.protocol_message_command_attributes.message_id)
+
+
+def _complete(to: _Answer, command: Command) -> None:
+    closing.complete(to.tx, command.complete_workflow_execution_command_attributes, to.completed)
+
+
+def _fail(to: _Answer, command: Command) -> None:
+    closing.fail(to.tx, command.fail_workflow_execution_command_attributes, to.completed)
+
+
+def _cancel(to: _Answer, command: Command) -> None:
+    closing.cancel(to.tx, command.cancel_workflow_execution_command_attributes, to.completed)
+
+
+def _continue(to: _Answer, command: Command) -> None:
+    again = command.continue_as_new_workflow_execution_command_attributes
+    closing.continue_as_new(to.tx, again, to.completed)
+
+
+def _record_marker(to: _Answer, command: Command) -> None:
+    wanted = command.record_marker_command_attributes
+    marker = MarkerRecordedEventAttributes(
+        marker_name=wanted.marker_name, workflow_task_completed_event_id=to.completed
+    )
+    for name, payloads in wanted.details.items():
+        marker.details[name].CopyFrom(payloads)
+    for part in ("header", "failure"):
+        if wanted.HasField(part):
+            getattr(marker, part).CopyFrom(getattr(wanted, part))
+    to.tx.append(EventType.EVENT_TYPE_MARKER_RECORDED, marker, _extra(command))
+
+
+def _upsert_attributes(to: _Answer, command: Command) -> None:
+    run = to.tx.run
+    changes = command.upsert_workflow_search_attributes_command_attributes.search_attributes
+    event = UpsertWorkflowSearchAttributesEventAttributes(
+        workflow_task_completed_event_id=to.completed, search_attributes=changes
+    )
+    kind = EventType.EVENT_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES
+    to.tx.append(kind, event, _extra(command))
+    run.attributes = closing.merged_attributes(run.attributes, changes)
+    to.tx.visible = True
+
+
+def _modify_properties(to: _Answer, command: Command) -> None:
+    run = to.tx.run
+    memo = command.modify_workflow_properties_command_attributes.upserted_memo
+    event = WorkflowPropertiesModifiedEventAttributes(
+        workflow_task_completed_event_id=to.completed, upserted_memo=memo
+    )
+    kind = EventType.EVENT_TYPE_WORKFLOW_PROPERTIES_MODIFIED
+    to.tx.append(kind, event, _extra(command))
+    run.memo = closing.merged_memo(run.memo, memo)
+    to.tx.visible = True
+
+
+_APPLY: dict[int, Callable[[_Answer, Command], None]] = {
+    _Type.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK: _schedule_activity,
+    _Type.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK: _cancel_activity,
+    _Type.COMMAND_TYPE_START_TIMER: _start_timer,
+    _Type.COMMAND_TYPE_CANCEL_TIMER: _cancel_timer,
+    _Type.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION: _start_child,
+    _Type.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION: _signal_external,
+    _Type.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION: _cancel_external,
+    _Type.COMMAND_TYPE_PROTOCOL_MESSAGE: _protocol_message,
+    _Type.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION: _complete,
+    _Type.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION: _fail,
+    _Type.COMMAND_TYPE_CANCEL_WORKFLOW_EXECUTION: _cancel,
+    _Type.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION: _continue,
+    _Type.COMMAND_TYPE_RECORD_MARKER: _record_marker,
+    _Type.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: _upsert_attributes,
+    _Type.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES: _modify_properties,
+}

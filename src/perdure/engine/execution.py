@@ -21,6 +21,14 @@ from perdure.engine.state import (
     Update,
 )
 
+_OPEN = frozenset(
+    int(status)
+    for status in (
+        WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING,
+        WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_PAUSED,
+    )
+)
+
 
 class Execution:
     """A run's present. Changed only by operations, through a ``Transition``.
@@ -82,10 +90,7 @@ class Execution:
 
     @property
     def is_open(self) -> bool:
-        return self.state.status in (
-            WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING,
-            WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_PAUSED,
-        )
+        return self.state.status in _OPEN
 
     @property
     def in_flight(self) -> bool:

@@ -24,8 +24,8 @@ from perdure.engine.transition import TaskRef, Transition, unwritten
 
 WORKFLOW = 1  # TaskQueueType
 _PACED_FROM_ATTEMPT = 3
-_SCHEDULED = EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED
-_STARTED = EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED
+_SCHEDULED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
+_STARTED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
 
 
 class StartedTask(msgspec.Struct):
