@@ -4,7 +4,7 @@
     python examples/orders.py --orders 200
 
 Kill it whenever you like and start it again: it goes on where it was cut off, and no order is
-charged or shipped twice. The functions below say what happens to an order and nothing about failures
+charged or shipped twice. The functions below say what happens to an order, nothing about failures
 of machines: how often a call is tried again is declared beside it, and going on after a crash is
 perdure's work.
 """
@@ -74,6 +74,7 @@ async def ship(order_id: str, address: str) -> str:
 @activity(start_to_close_timeout=timedelta(seconds=10), retry=PATIENT)
 def ask_for_review(order_id: str) -> None:
     """Write to the customer. A plain function: it runs in a thread."""
+    outside.note("call", "mail", outside.call_key())
     outside.note_once("mail", order_id)
 
 
