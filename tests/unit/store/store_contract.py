@@ -23,7 +23,7 @@ from perdure.store.contract import (
     Write,
 )
 from perdure.store.paging import position
-from perdure.store.query import Column, Compare, Custom, Order, Query
+from perdure.store.query import Column, Compare, Custom, Order, Query, StartsWith
 
 RUNNING, COMPLETED = 1, 2
 
@@ -523,6 +523,31 @@ class StoreContract:
         assert sorted(await store.count_runs(by_status)) == [([RUNNING], 2), ([COMPLETED], 3)]
         nobody = Query("default", where=Compare(Column.WORKFLOW_ID, "=", "x"))
         assert await store.count_runs(nobody) == [([], 0)]
+
+    async def test_starts_with_is_exact_at_its_ends(self, store: Store) -> None:
+        words = [
+            "a",
+            "b",
+            "ab",
+            "ac",
+            "a\U0010ffff",
+            "A",
+            "\U0010ffff",
+            "\ud7ff",
+            "\ue000",
+            "a_",
+            "é",
+        ]
+        key = await store.allocate(len(words))
+        for n, word in enumerate(words):
+            attributes: dict[str, Any] = {"City": word, "Tags": ["x", word]}
+            write = start(key + n, workflow_type=word, search_attributes=attributes)
+            await store.commit([[write]])
+        for prefix in ["", "a", "ab", "A", "\U0010ffff", "\ud7ff", "a%", "_", "e"]:
+            expected = sorted(word for word in words if word.startswith(prefix))
+            for field in (Column.WORKFLOW_TYPE, Custom("City"), Custom("Tags", True)):
+                found = await store.list_runs(Query("default", StartsWith(field, prefix)))
+                assert sorted(r.workflow_type for r in found) == expected, (field, prefix)
 
     # ---- life ----
 
