@@ -84,6 +84,7 @@ class RunCompanion:
         self._wake = wake
         self._attempt = attempt
         self._emptied = emptied
+        self.answered: RespondWorkflowTaskCompletedRequest | None = None
         self._queries: dict[str, WaitingQuery] = {}
         self._updates: dict[str, PendingUpdate] = {}
         self._next_query = 0

@@ -104,6 +104,9 @@ class Dispatcher:
             unit.messages.append((row_id, entry.run.key, message))
         companion = self._executions.companions.get(entry.run.key)
         if companion is not None:
+            if companion.answered is not None:
+                unit.done.append(partial(companion.on_task_completed, companion.answered))
+                companion.answered = None
             if tx.update_results:
                 unit.done.append(partial(companion.on_update_results, tx.update_results))
             if tx.closed:

@@ -46,7 +46,13 @@ class Companion(Protocol):
     """Callers that wait for something of a run, held in memory beside it: queries and updates.
 
     It outlives the cached run: a conflict or an eviction does not touch it.
+
+    Attributes:
+        answered: the answer to a workflow task that the open transition applied; the dispatcher
+            hands it to `on_task_completed` after the commit.
     """
+
+    answered: RespondWorkflowTaskCompletedRequest | None
 
     @property
     def admitted(self) -> Mapping[str, bytes]:

@@ -167,6 +167,8 @@ class _Completion:
             self._start_activities(entry, tx, in_process)
         if request.return_new_workflow_task and not self.task.failed:
             self._start_next(entry, tx, in_process)
+        if companion is not None and not self.task.failed:
+            companion.answered = request
 
     def _start_activities(self, entry: Entry, tx: Transition, in_process: bool) -> None:
         eager = set(self.task.eager_activities)
@@ -199,9 +201,6 @@ class _Completion:
     async def response(self) -> RespondWorkflowTaskCompletedResponse:
         """What to answer, after the commit."""
         node = self._node
-        companion = node.executions.companions.get(self._token.key)
-        if companion is not None:
-            companion.on_task_completed(self._request)
         made = RespondWorkflowTaskCompletedResponse(activity_tasks=self._activities)
         made.reset_history_event_id = self._reset_event_id
         if self._hand_out is not None:
