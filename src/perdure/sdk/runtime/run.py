@@ -61,6 +61,10 @@ class Evicted(BaseException):
 class Run:
     """The state of one run between workflow tasks.
 
+    Attributes:
+        unanswered: WorkflowTaskStarted of the task that the code has seen and not answered. The
+            id would not do: after a lost commit another task may get the same one.
+
     The worker calls `advance` with new events and takes the commands with `take`. Everything else
     is called by workflow code through the `workflow` namespace.
     """
@@ -95,6 +99,7 @@ class Run:
         self.continue_as_new_suggested = False
         self.last_started_id = 0
         self.seen_id = 0
+        self.unanswered: HistoryEvent | None = None
         self._before_task_id = 0
         self.search_attributes: dict[SearchAttributeKey[Any], Any] = {}
         self.memo_payloads: dict[str, Payload] = {}
@@ -196,6 +201,7 @@ class Run:
         self.replaying = step.replaying
         self.last_started_id = self.seen_id = self.history_length = started.event_id
         self._before_task_id = attributes.scheduled_event_id - 1
+        self.unanswered = None if step.replaying else started
         self.history_size_bytes = attributes.history_size_bytes
         self.continue_as_new_suggested = attributes.suggest_continue_as_new
         markers: list[HistoryEvent] = []
@@ -297,6 +303,7 @@ class Run:
 
     def take(self) -> RespondWorkflowTaskCompletedRequest:
         """The answer with its commands and messages. History has to confirm them next time."""
+        self.unanswered = None
         answer = self.answer
         made = len(self.commands)
         records = self._drain()

@@ -230,7 +230,7 @@ class TaskHandler:
         first_id = events[0].event_id if events else 0
         run = self.cache.get(run_id)
         if run is not None:
-            if run.last_started_id == task.started_event_id:
+            if run.unanswered is not None and events and events[-1] == run.unanswered:
                 return run, ()  # it has moved already, before the task was delivered
             follows = (
                 run.last_started_id == task.previous_started_event_id
