@@ -93,7 +93,6 @@ def test_it_pickles_by_its_place() -> None:
         ({"name": ""}, thread_name.function, "name: "),
         ({"start_to_close_timeout": 3}, thread_name.function, "start_to_close_timeout: "),
     ],
-    ids=str,
 )
 def test_mistakes_are_reported_at_once(arguments: dict[str, Any], function: Any, text: str) -> None:
     with pytest.raises((TypeError, ValueError), match=text):

@@ -310,7 +310,7 @@ def waiting_in_thread() -> bool:
 
 
 @pytest.mark.parametrize(
-    "function", [until_cancelled, until_cancelled_in_thread, waiting_in_thread], ids=repr
+    "function", [until_cancelled, until_cancelled_in_thread, waiting_in_thread]
 )
 async def test_a_cancellation_comes_with_a_heartbeat(function: Any) -> None:
     service = FakeService()

@@ -40,7 +40,6 @@ SECOND = timedelta(seconds=1)
         (StartOptions, {"start_signal_args": [1]}, "start_signal_args"),
         (StartOptions, {"cron": "* * * * *", "start_delay": SECOND}, "start_delay"),
     ],
-    ids=str,
 )
 def test_a_mistake_is_reported_with_the_argument(
     make: type, arguments: dict[str, Any], named: str
