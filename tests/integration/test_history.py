@@ -35,7 +35,10 @@ async def get(
 async def test_a_start_is_seen_at_once() -> None:
     async with staged() as stage:
         await stage.start("a")
-        assert names(await stage.history("a")) == ["WorkflowExecutionStarted", "WorkflowTaskScheduled"]
+        assert names(await stage.history("a")) == [
+            "WorkflowExecutionStarted",
+            "WorkflowTaskScheduled",
+        ]
 
 
 @virtual
@@ -92,9 +95,7 @@ async def test_waiting_gives_what_is_there_then_what_comes() -> None:
         await stage.start("a")
         first = await get(stage, wait_new_event=True)
         assert len(first.history.events) == 2
-        waiting = soon(
-            get(stage, wait_new_event=True, next_page_token=first.next_page_token)
-        )
+        waiting = soon(get(stage, wait_new_event=True, next_page_token=first.next_page_token))
         await asyncio.sleep(1)
         assert not waiting.done()
         await stage.signal("a")

@@ -54,6 +54,7 @@ class PendingUpdate(msgspec.Struct):
         stage, outcome: how far it durably is.
         sent_with: the stamp of the last workflow task that carries the request.
         error: why it cannot go on.
+        callers: who follow it.
         waiters: told of every step, and of the end.
     """
 
@@ -63,7 +64,8 @@ class PendingUpdate(msgspec.Struct):
     outcome: bytes = b""
     sent_with: int = NOT_SENT
     error: RPCError | Unblocked | None = None
-    waiters: list[asyncio.Future[tuple[int, bytes]]] = []
+    callers: int = 0
+    waiters: list[asyncio.Future[None]] = []
 
 
 class RunCompanion:
@@ -136,14 +138,14 @@ class RunCompanion:
         update = self._updates[update_id] = PendingUpdate(update_id, request, stage)
         return update
 
-    def wait_update(self, update: PendingUpdate) -> asyncio.Future[tuple[int, bytes]]:
-        """A future for the update's next step: (stage, outcome).
+    def wait_update(self, update: PendingUpdate) -> asyncio.Future[None]:
+        """A future for the update's next step.
 
         It raises Unblocked when the run closed first, or the error to give out. Cancel it after.
         """
         if update.error is not None:
             raise update.error
-        waiter: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         update.waiters.append(waiter)
         waiter.add_done_callback(lambda done: _discard(update.waiters, done))
         return waiter
@@ -166,12 +168,12 @@ class RunCompanion:
             self._updates.pop(update.update_id, None)
         for waiter in list(update.waiters):
             if not waiter.done():
-                waiter.set_result((stage, outcome))
+                waiter.set_result(None)
 
     def release(self) -> None:
         """Go away if nothing waits: a follower of an update may have been the last."""
         for update in list(self._updates.values()):
-            if not update.waiters and update.stage != ADMITTED:
+            if not update.callers and update.stage != ADMITTED:
                 del self._updates[update.update_id]
         self._check_empty()
 
@@ -275,9 +277,7 @@ def failing_task() -> RPCError:
     return WorkflowNotReady("Unable to query workflow due to Workflow Task in failed state.")
 
 
-def _discard(
-    waiters: list[asyncio.Future[tuple[int, bytes]]], waiter: asyncio.Future[tuple[int, bytes]]
-) -> None:
+def _discard(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) -> None:
     if waiter in waiters:
         waiters.remove(waiter)
     if not waiter.cancelled():

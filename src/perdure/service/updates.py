@@ -209,19 +209,20 @@ class UpdateRPCs:
     ) -> Reached:
         """Wait for a stage, or until the caller is told how far it is."""
         companion = self.node.companions.of(key)
-        stage, outcome = pending.stage, pending.outcome
+        pending.callers += 1
         try:
-            while not is_enough(stage, wanted):
+            while not is_enough(pending.stage, wanted):
                 future = companion.wait_update(pending)
                 try:
                     if not await waiting.happened(future, self.node.clock, deadline_ns):
                         break
-                    stage, outcome = future.result()
+                    future.result()
                 finally:
                     future.cancel()
         finally:
+            pending.callers -= 1
             companion.release()
-        return Reached(run_id, stage, outcome)
+        return Reached(run_id, pending.stage, pending.outcome)
 
     async def poll_workflow_execution_update(
         self, request: PollWorkflowExecutionUpdateRequest

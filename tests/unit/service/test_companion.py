@@ -47,9 +47,7 @@ class Stage:
         """That task's answer is durable."""
         done = RespondWorkflowTaskCompletedRequest(task_token=token(stamp))
         for query_id in answers or {}:
-            result = WorkflowQueryResult(
-                result_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED
-            )
+            result = WorkflowQueryResult(result_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED)
             done.query_results[query_id].CopyFrom(result)
         for update_id in messages or []:
             done.messages.add(protocol_instance_id=update_id)
@@ -154,11 +152,13 @@ async def test_an_update_is_sent_accepted_and_completed(stage: Stage) -> None:
     assert (message.protocol_instance_id, message.event_id) == ("u", 8)
     waiter = stage.companion.wait_update(update)
     stage.companion.on_update_results([("u", ACCEPTED, b"")])
-    assert waiter.result() == (ACCEPTED, b"")
+    assert waiter.done()
+    assert (update.stage, update.outcome) == (ACCEPTED, b"")
     assert stage.companion.admitted == {}
     end = stage.companion.wait_update(update)
     stage.companion.on_update_results([("u", COMPLETED, b"out")])
-    assert end.result() == (COMPLETED, b"out")
+    assert end.done()
+    assert (update.stage, update.outcome) == (COMPLETED, b"out")
     assert stage.companion.find_update("u") is None
     assert stage.emptied == 1
 
@@ -168,9 +168,9 @@ async def test_an_update_that_the_worker_ignored_is_rejected(stage: Stage) -> No
     waiter = stage.companion.wait_update(update)
     stage.start(1)
     stage.complete(1)
-    reached, outcome = waiter.result()
-    assert reached == COMPLETED
-    failure = Outcome.FromString(outcome).failure
+    assert waiter.done()
+    assert update.stage == COMPLETED
+    failure = Outcome.FromString(update.outcome).failure
     assert failure.application_failure_info.type == "UnprocessedUpdate"
 
 
@@ -225,9 +225,13 @@ async def test_closing_tells_all_to_look_again(stage: Stage) -> None:
 
 async def test_a_follower_that_gives_up_leaves_nothing(stage: Stage) -> None:
     update = stage.companion.add_update("u", b"", ACCEPTED)
-    waiter = stage.companion.wait_update(update)
-    waiter.cancel()
+    update.callers = 1
+    stage.companion.wait_update(update).cancel()
     await asyncio.sleep(0)
+    stage.companion.release()
+    assert stage.companion.find_update("u") is update
+    assert update.waiters == []
+    update.callers = 0
     stage.companion.release()
     assert stage.companion.find_update("u") is None
 

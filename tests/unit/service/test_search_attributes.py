@@ -109,7 +109,7 @@ def test_unknown_attributes_are_registered_by_declared_type_or_value() -> None:
 
 
 def test_without_auto_registration_unknown_attributes_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match="Namespace prod has no mapping .* attribute New"):
+    with pytest.raises(InvalidArgument, match=r"Namespace prod has no mapping .* attribute New"):
         search_attributes.check(attributes(New=payload("x")), {}, "prod", register=False)
 
 
