@@ -9,14 +9,14 @@ from urllib.parse import quote
 from perdure.store.contract import StoreError, StoreUnavailable
 
 CACHE_KIB = 65_536
-MMAP_BYTES = 1 << 30
 BUSY_MS = 5_000  # only readers of other processes could make us wait, and those do not block
 WAL_LIMIT_PAGES = 32_000  # a safety net: the store itself checkpoints far earlier
 WAL_KEEP_BYTES = 64 << 20
 
+# No memory map: it reads no faster here, and a disk error would be a signal, not an exception.
 _PRAGMAS = f"""
 PRAGMA cache_size = -{CACHE_KIB};
-PRAGMA mmap_size = {MMAP_BYTES};
+PRAGMA mmap_size = 0;
 PRAGMA temp_store = MEMORY;
 """
 _WRITER_PRAGMAS = f"""
