@@ -202,10 +202,34 @@ class ActivityWorker:
         me = asyncio.current_task()
         assert me is not None
         request = self._poll_request()
+        service = self.client.service
+        can_park = hasattr(type(service), "park_activity_poll")  # a service in this process
+        next_poll: Any = None
         while not self.shutting_down:
-            task = await self._polled(request)
-            if task is not None:
+            if next_poll is None:
+                task = await self._polled(request)
+            else:
+                task = await next_poll.response()
+                next_poll = None
+            if task is None or not task.task_token:
+                continue
+            if not can_park:
                 await self.handle(task, me)
+                continue
+
+            def park_next() -> None:
+                nonlocal next_poll
+                if not self.shutting_down:
+                    next_poll = service.park_activity_poll(request)
+
+            try:
+                await self.handle(task, me, park_next)
+            except BaseException:
+                if next_poll is not None:
+                    next_poll.cancel()
+                raise
+        if next_poll is not None:
+            next_poll.cancel()
 
     async def _feed_slots(self) -> None:
         """Poll a remote service whenever a slot is free, and start what comes."""
@@ -294,8 +318,17 @@ class ActivityWorker:
 
     # --- one activity -------------------------------------------------------------------------
 
-    async def handle(self, task: PollActivityTaskQueueResponse, slot: asyncio.Task[Any]) -> None:
-        """Run one attempt and answer for it."""
+    async def handle(
+        self,
+        task: PollActivityTaskQueueResponse,
+        slot: asyncio.Task[Any],
+        before_answer: Callable[[], None] | None = None,
+    ) -> None:
+        """Run one attempt and answer for it.
+
+        `before_answer` is called when the function is done: what the answer leads to may then come
+        to this slot at once.
+        """
         definition = self.activities.get(task.activity_type.name)
         if definition is None:
             await self._answers.refuse(task, list(self.activities))
@@ -320,6 +353,8 @@ class ActivityWorker:
         try:
             if attempt.reason is not None:
                 await _absorb_cancellation(slot)
+            if before_answer is not None:
+                before_answer()
             await self._answers.answer(attempt, completed, error)
         finally:
             self.running.discard(attempt)

@@ -57,6 +57,26 @@ ByToken = (
 )
 
 
+class ParkedPoll:
+    """A poll that waits while its caller does something else. Await ``response`` or ``cancel``."""
+
+    __slots__ = ("_node", "_poll")
+
+    def __init__(self, node: Node, poll: Poll) -> None:
+        self._node = node
+        self._poll = poll
+
+    async def response(self) -> PollActivityTaskQueueResponse:
+        """The task, or an empty response after a minute."""
+        response = await self._node.wait_for_parked(self._poll)
+        assert isinstance(response, PollActivityTaskQueueResponse)
+        return response
+
+    def cancel(self) -> None:
+        """Wait no longer; a task that is on its way goes back."""
+        self._node.give_up(self._poll)
+
+
 class ActivityTaskRPCs:
     """The RPCs about activity tasks, as a part of the service."""
 
@@ -70,14 +90,23 @@ class ActivityTaskRPCs:
         `in_process`: the worker dies with this process, so that its activities are taken back when
         the node is opened again. A door for other processes says False.
         """
+        return await self.park_activity_poll(request, in_process=in_process).response()
+
+    def park_activity_poll(
+        self, request: PollActivityTaskQueueRequest, *, in_process: bool = True
+    ) -> ParkedPoll:
+        """The same without waiting yet.
+
+        A worker of this process parks its next poll before it answers for the activity that it
+        has done: what that answer leads to can then come to it within the same transition.
+        """
         node = self.node
         node.namespaces.get(request.namespace)
         validation.required(request.task_queue.name, "TaskQueue", node.settings)
         queue = node.matching.queue(request.namespace, request.task_queue.name, ACTIVITY)
         poll = Poll(queue, request.identity, in_process)
-        response = await node.wait_for_task(poll)
-        assert isinstance(response, PollActivityTaskQueueResponse)
-        return response
+        node.matching.park(poll)
+        return ParkedPoll(node, poll)
 
     # -- by token ----------------------------------------------------------------------------------
 

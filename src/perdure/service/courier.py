@@ -49,6 +49,12 @@ from perdure.store.contract import Store, StoreError
 
 log = logging.getLogger("perdure.service")
 
+_NOT_THERE = 1  # EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND, of signals and of requests to cancel
+_TOO_MANY_SIGNALS = 3  # SIGNAL_COUNT_LIMIT_EXCEEDED
+_NO_NAMESPACE_TO_CANCEL = int(
+    CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+)
+
 
 class Starter(Protocol):
     """Starts children (see starting)."""
@@ -244,51 +250,43 @@ class Courier:
     async def _signal(self, sender: Entry, row_id: int, message: SignalRun) -> None:
         request = SignalWorkflowExecutionRequest.FromString(message.request)
         info, key = sender.run.info, sender.run.key
+        operation = partial(
+            lifecycle.signal,
+            request=request,
+            external_workflow_id=info.workflow_id,
+            external_run_id=info.run_id,
+        )
         try:
             target = await self._target(info, message)
-            await self._executions.transact(target, partial(lifecycle.signal, request=request))
-        except Unavailable:
-            raise
+            await self._executions.transact(target, operation)
         except (NotFound, ResourceExhausted) as error:
-            cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND  # noqa: E501
-            if isinstance(error, NamespaceNotFound):
-                cause = (
-                    SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
-                )  # noqa: E501
-            elif isinstance(error, ResourceExhausted):
-                cause = SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED  # noqa: E501
-            failed = partial(external.signal_failed, message=message, cause=cause)
+            failed = partial(external.signal_failed, message=message, cause=_signal_cause(error))
             await self._answer(key, row_id, failed)
             return
         await self._answer(key, row_id, partial(external.signaled, message=message))
 
     async def _cancel(self, sender: Entry, row_id: int, message: CancelRun) -> None:
         info, key = sender.run.info, sender.run.key
+        awaited = message.initiated_event_id > 0
         request = RequestCancelWorkflowExecutionRequest(
             namespace=message.namespace, request_id=message.request_id, reason=message.reason
         )
-        request.workflow_execution.workflow_id = message.workflow_id
+        operation = partial(
+            lifecycle.request_cancel,
+            request=request,
+            external_workflow_id=info.workflow_id,
+            external_run_id=info.run_id,
+            external_initiated_event_id=message.initiated_event_id,
+        )
         try:
-            if message.initiated_event_id:
-                target = await self._target(info, message)
-            else:
-                target = await self._chain(message)
-            await self._executions.transact(
-                target, partial(_request_cancel, request, info, message.initiated_event_id)
-            )
-        except AlreadyExists:
-            pass  # asked before: by an earlier delivery, or by somebody else
+            target = await (self._target(info, message) if awaited else self._chain(message))
+            await self._executions.transact(target, operation)
         except NotFound as error:
-            cause = CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND  # noqa: E501
-            if isinstance(error, NamespaceNotFound):
-                cause = (
-                    CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
-                )  # noqa: E501
-            failed = partial(external.cancel_failed, message=message, cause=cause)
-            await self._answer(key, row_id, *([failed] if message.initiated_event_id else []))
-            return
-        done = partial(external.cancelled, message=message)
-        await self._answer(key, row_id, *([done] if message.initiated_event_id else []))
+            cause = _NO_NAMESPACE_TO_CANCEL if isinstance(error, NamespaceNotFound) else _NOT_THERE
+            answer = partial(external.cancel_failed, message=message, cause=cause)
+        else:
+            answer = partial(external.cancelled, message=message)
+        await self._answer(key, row_id, *([answer] if awaited else []))
 
     async def _terminate(self, message: TerminateRun) -> None:
         try:
@@ -349,13 +347,12 @@ def _closed_meanwhile(initiated_event_id: int, run_id: str, key: int, tx: Transi
         tx.messages.append(policy)
 
 
-def _request_cancel(
-    request: RequestCancelWorkflowExecutionRequest,
-    sender: RunInfo,
-    initiated_event_id: int,
-    tx: Transition,
-) -> None:
-    lifecycle.request_cancel(tx, request)
+def _signal_cause(error: RPCError) -> int:
+    if isinstance(error, NamespaceNotFound):
+        return SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+    if isinstance(error, ResourceExhausted):
+        return _TOO_MANY_SIGNALS
+    return _NOT_THERE
 
 
 def _terminate(reason: str, tx: Transition) -> None:

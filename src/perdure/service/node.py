@@ -128,15 +128,25 @@ class Node:
     async def wait_for_task(self, poll: Poll) -> Any:
         """Park a poll and wait for its response. A caller that gives up loses no task."""
         self.matching.park(poll)
+        return await self.wait_for_parked(poll)
+
+    async def wait_for_parked(self, poll: Poll) -> Any:
+        """Wait for the response of a poll that is parked."""
         try:
             return await poll.future
         except asyncio.CancelledError:
-            self.matching.give_up(poll)
-            if poll.future.done() and not poll.future.cancelled():
-                self.dispatcher.take_back(poll)
+            self.give_up(poll)
             raise
         finally:
             self.matching.finish(poll)
+
+    def give_up(self, poll: Poll) -> None:
+        """The caller of a parked poll is gone; a task that it was given goes back."""
+        self.matching.give_up(poll)
+        if not poll.future.done():
+            poll.future.cancel()
+        elif not poll.future.cancelled():
+            self.dispatcher.take_back(poll)
 
     # -- after a restart ---------------------------------------------------------------------------
 
