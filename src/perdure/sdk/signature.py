@@ -36,12 +36,12 @@ class Signature:
     __slots__ = (
         "_function",
         "_parameters",
+        "_return_type",
         "_signature",
         "_types",
         "minimum",
         "name",
         "positional",
-        "return_type_",
         "variadic",
     )
 
@@ -69,7 +69,7 @@ class Signature:
         required = [i + 1 for i, p in enumerate(self._parameters) if p.default is _EMPTY]
         self.minimum = max(required, default=0)
         self._types: tuple[Any, ...] | None = None
-        self.return_type_: Any = _EMPTY
+        self._return_type: Any = _EMPTY
 
     # --- the caller's side --------------------------------------------------------------------
 
@@ -151,9 +151,9 @@ class Signature:
         Raises:
             ConversionError: the annotation cannot be resolved.
         """
-        if self.return_type_ is _EMPTY:
-            self.return_type_ = self._resolve(self._signature.return_annotation, "return")
-        return self.return_type_
+        if self._return_type is _EMPTY:
+            self._return_type = self._resolve(self._signature.return_annotation, "return")
+        return self._return_type
 
     def type_at(self, index: int) -> Any:
         """Declared type of the value at a position, ``*args`` included."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from sdk_fakes import FakeService
@@ -616,3 +620,46 @@ async def test_local_activities_run_without_the_service() -> None:
         with pytest.raises(Exception, match="registered are: join, where"):
             await run_local(local_attempt("nope"))
     assert service.asked == []
+
+
+ORPHAN = """
+import asyncio, sys
+sys.path[:0] = {paths!r}
+from sdk_fakes import FakeService
+from test_sdk_activity_worker import in_process, working
+
+async def main():
+    service = FakeService()
+    async with working(service, in_process, max_processes=1):
+        service.offer("in_process", 1)
+        (done,) = await service.until("respond_activity_task_completed")
+        print(done.result.payloads[0].data.decode(), flush=True)
+        await asyncio.Event().wait()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
+def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(ORPHAN.format(paths=[str(Path(__file__).parent)]))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child, _ = msgspec.json.decode(parent.stdout.readline())
+        os.kill(child, 0)  # it is there
+        parent.kill()
+    for _ in range(3000):
+        if not is_running(child):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"child {child} outlived its parent")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # nobody may be there to bury it
