@@ -1,0 +1,216 @@
+"""Delete: runs and namespaces, and what others see of it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from api_stage import Stage, activity, child, execution, finish, names, soon, staged, virtual
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.operatorservice.v1 import DeleteNamespaceRequest
+from temporalio.api.workflowservice.v1 import (
+    DeleteWorkflowExecutionRequest,
+    ListWorkflowExecutionsRequest,
+    RegisterNamespaceRequest,
+    StartWorkflowExecutionRequest,
+)
+
+from perdure.api.errors import (
+    InvalidArgument,
+    NamespaceAlreadyExists,
+    NamespaceNotFound,
+    NotFound,
+    Unavailable,
+)
+from perdure.service.node import Node
+from perdure.store.contract import StoreUnavailable
+from perdure.store.query import Query
+from perdure.store.sqlite import SqliteStore
+
+
+async def delete(stage: Stage, workflow_id: str, run_id: str = "") -> None:
+    await stage.api.delete_workflow_execution(
+        DeleteWorkflowExecutionRequest(
+            namespace="default", workflow_execution=execution(workflow_id, run_id)
+        )
+    )
+
+
+async def register(stage: Stage, name: str) -> None:
+    await stage.api.register_namespace(
+        RegisterNamespaceRequest(
+            namespace=name, workflow_execution_retention_period=Duration(seconds=86_400)
+        )
+    )
+
+
+async def start_in(stage: Stage, namespace: str, workflow_id: str) -> None:
+    request = StartWorkflowExecutionRequest(
+        namespace=namespace, workflow_id=workflow_id, request_id=workflow_id
+    )
+    request.workflow_type.name = "flow"
+    request.task_queue.name = "queue"
+    await stage.api.start_workflow_execution(request)
+
+
+@virtual
+async def test_a_closed_run_is_gone() -> None:
+    async with staged() as stage:
+        await stage.start("a")
+        await stage.step(finish())
+        await delete(stage, "a")
+        for call in (stage.describe, stage.history):
+            with pytest.raises(NotFound):
+                await call("a")
+        request = ListWorkflowExecutionsRequest(namespace="default")
+        assert not (await stage.api.list_workflow_executions(request)).executions
+        with pytest.raises(NotFound):
+            await delete(stage, "a")
+
+
+@virtual
+async def test_an_open_run_is_stopped_and_gone_and_its_tasks_are_void() -> None:
+    async with staged() as stage:
+        await stage.start("a")
+        await stage.step(activity("1"))
+        await delete(stage, "a")
+        with pytest.raises(NotFound):
+            await stage.signal("a")
+        polled = soon(stage.poll_activity())
+        await asyncio.sleep(1)
+        assert not polled.done()
+        polled.cancel()
+
+
+@virtual
+async def test_one_run_of_many_is_deleted() -> None:
+    async with staged() as stage:
+        old = await stage.start("a")
+        await stage.step(finish())
+        new = await stage.start("a")
+        await delete(stage, "a", old)
+        assert (await stage.describe("a")).workflow_execution_info.execution.run_id == new
+        with pytest.raises(NotFound):
+            await stage.describe("a", old)
+
+
+@virtual
+async def test_the_id_may_be_used_again() -> None:
+    async with staged() as stage:
+        await stage.start("a")
+        await delete(stage, "a")
+        await stage.start("a")
+        assert len(await stage.history("a")) == 2
+
+
+@virtual
+async def test_a_parent_hears_of_its_deleted_child() -> None:
+    async with staged() as stage:
+        await stage.start("a")
+        await stage.step(child("b"))
+        await asyncio.sleep(1)
+        await delete(stage, "b")
+        assert "ChildWorkflowExecutionTerminated" in names(await stage.history("a"))
+
+
+@virtual
+async def test_children_of_a_deleted_parent_are_stopped() -> None:
+    async with staged() as stage:
+        await stage.start("a")
+        await stage.step(child("b"))
+        await asyncio.sleep(1)
+        await delete(stage, "a")
+        assert names(await stage.history("b"))[-1] == "WorkflowExecutionTerminated"
+
+
+@virtual
+async def test_deleting_twice_at_once_is_told_to_one() -> None:
+    async with staged() as stage:
+        await stage.start("a")
+        outcomes = await asyncio.gather(
+            delete(stage, "a"), delete(stage, "a"), return_exceptions=True
+        )
+        assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "NotFound"]
+
+
+@virtual
+async def test_a_failing_store_is_told_and_the_call_may_be_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with staged() as stage:
+        await stage.start("a")
+
+        async def fail(key: int) -> bool:
+            raise StoreUnavailable("broken")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(stage.node.store, "delete", fail)
+            with pytest.raises(Unavailable):
+                await delete(stage, "a")
+        assert names(await stage.history("a"))[-1] == "WorkflowExecutionTerminated"
+        await delete(stage, "a")
+        with pytest.raises(NotFound):
+            await stage.describe("a")
+
+
+@virtual
+async def test_wrong_requests_are_refused() -> None:
+    async with staged() as stage:
+        with pytest.raises(InvalidArgument, match="Execution is not set"):
+            await stage.api.delete_workflow_execution(
+                DeleteWorkflowExecutionRequest(namespace="default")
+            )
+
+
+# -- namespaces ------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_deleted_namespace_is_gone_with_its_runs_only() -> None:
+    async with staged() as stage:
+        await register(stage, "n")
+        await stage.start("a")
+        await start_in(stage, "n", "b")
+        with pytest.raises(NamespaceAlreadyExists):
+            await register(stage, "n")
+        await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="n"))
+        with pytest.raises(NamespaceNotFound):
+            await start_in(stage, "n", "c")
+        await register(stage, "n")  # waits until it is empty
+        assert await stage.node.store.list_runs(Query("n")) == []
+        assert len(await stage.history("a")) == 2
+        await start_in(stage, "n", "b")
+
+
+@virtual
+async def test_default_stays_and_unknown_ones_are_told() -> None:
+    async with staged() as stage:
+        with pytest.raises(InvalidArgument, match="default cannot be deleted"):
+            await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="default"))
+        with pytest.raises(NamespaceNotFound):
+            await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="n"))
+
+
+def test_a_deletion_goes_on_after_a_restart(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{tmp_path}/runs.db"
+
+    async def before() -> None:
+        node = await Node.open(SqliteStore(path))
+        stage = Stage(node)
+        await register(stage, "n")
+        await start_in(stage, "n", "a")
+        with monkeypatch.context() as patched:
+            patched.setattr(node.purger, "start", lambda name: None)
+            await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="n"))
+        await node.close()
+
+    async def after() -> None:
+        node = await Node.open(SqliteStore(path))
+        await node.purger.start("n")
+        assert await node.store.list_runs(Query("n")) == []
+        await node.close()
+
+    asyncio.run(before())
+    asyncio.run(after())
