@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -128,6 +128,15 @@ async def processing(
         await running
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until a condition holds; the test's own time limit ends it."""
+    turn = asyncio.Event()
+    while not condition():
+        asyncio.get_running_loop().call_soon(turn.set)
+        await turn.wait()
+        turn.clear()
+
+
 async def answered(service: FakeService, task: PollWorkflowTaskQueueResponse) -> Any:
     await service.tasks.put(task)
     return service.stage.finish_task(await service.answers.get())
@@ -192,8 +201,7 @@ async def test_a_refused_answer_leads_to_a_rebuilt_run() -> None:
         service.answer_errors = [NotFound("too late")]
         lost = stage.begin_task()
         await service.tasks.put(lost)
-        while service.answer_errors or processor.cached_runs:
-            await asyncio.sleep(0)
+        await until(lambda: not service.answer_errors and not processor.cached_runs)
         stage.event("workflow_task_timed_out")
         await answered(service, stage.begin_task())
     assert stage.commands == ["schedule_activity_task"]
@@ -211,8 +219,7 @@ async def test_the_cache_is_bounded() -> None:
             del stage.history[-2:]
             await service.tasks.put(task)
             await service.answers.get()
-        while processor.cached_runs > 2:
-            await asyncio.sleep(0)
+        await until(lambda: processor.cached_runs <= 2)
         assert processor.cached_runs == 2
 
 

@@ -85,6 +85,25 @@ def test_any_other_exception_fails_the_task_and_mended_code_goes_on() -> None:
     stage.replay()
 
 
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, BaseException])
+def test_nothing_that_code_raises_ends_the_worker(kind: type[BaseException]) -> None:
+    @workflow
+    async def exits() -> None:
+        raise kind("stop")
+
+    @workflow
+    async def exits_in_a_task() -> None:
+        async def inner() -> None:
+            raise kind("stop")
+
+        await asyncio.create_task(inner())
+
+    for program in (exits, exits_in_a_task):
+        stage = Stage(program)
+        stage.task()
+        assert f"workflow code raised {kind.__name__}: stop" in stage.error
+
+
 def test_exception_types_can_be_declared_failures() -> None:
     @workflow(failure_exception_types=[KeyError])
     async def declared() -> None:

@@ -80,7 +80,7 @@ async def _main(run: Run, attributes: WorkflowExecutionStartedEventAttributes) -
         complete(run, result)
     except BaseException as error:
         run.code_failed(error)
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if isinstance(error, KeyboardInterrupt):
             raise
 
 

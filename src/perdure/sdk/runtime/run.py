@@ -151,6 +151,11 @@ class Run:
         slot = WATCHDOG.enter(self)
         try:
             return function(*args)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            # Nothing that workflow code raises may end the worker, not even sys.exit().
+            raise RuntimeError(f"workflow code raised {type(error).__name__}: {error}") from error
         finally:
             state.run, state.guarded = outer_run, outer_guarded
             asyncio._set_running_loop(outer_loop)
@@ -468,7 +473,7 @@ class Run:
 
     def code_failed(self, error: BaseException) -> None:
         """The main coroutine or a handler has raised: close the run, or fail the task."""
-        if isinstance(error, (GeneratorExit, Evicted)) or self.evicted:
+        if self.evicted or isinstance(error, Evicted):
             return
         if not closing.close_with_error(self, error):
             self.problem = error
