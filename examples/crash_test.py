@@ -49,7 +49,12 @@ SCRIPT_KILLS = 4  # of each example as a script of its own, with an interpreter 
 # A process started from this context is forked from one that has imported everything but opened
 # nothing: a kill costs milliseconds, not the second that an import takes.
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["crash_test"])
+forks.set_forkserver_preload(
+    [
+        "perdure", "perdure.sdk.worker", "perdure.service.node", "perdure.store.sqlite",
+        "perdure.engine.replay", "perdure.sdk.runtime.replayer", "rich.progress",
+    ]
+)  # fmt: skip
 
 
 class Wrong(Exception):
@@ -268,9 +273,9 @@ def one_round(folder: Path, count: int, tally: Tally, dice: random.Random) -> No
         round_of(folder, lambda: Script(folder, arguments), lambda: dice.uniform(0.8, 3.0), size,
                  tally, dice, SCRIPT_KILLS)  # fmt: skip
         return
-    size = Size(dice.randint(1, 30), dice.randint(1, 60), dice.randint(1, 3))
-    longest_s = dice.choice([0.1, LONGEST_LIFE_S, LONGEST_LIFE_S])
-    round_of(folder, lambda: Forked(folder, size), lambda: dice.uniform(0.01, longest_s), size,
+    size = Size(dice.randint(5, 60), dice.randint(20, 200), dice.randint(1, 3))
+    longest_s = dice.choice([0.3, LONGEST_LIFE_S, LONGEST_LIFE_S])
+    round_of(folder, lambda: Forked(folder, size), lambda: dice.uniform(0.02, longest_s), size,
              tally, dice, dice.randint(5, 25))  # fmt: skip
 
 

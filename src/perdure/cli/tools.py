@@ -1,0 +1,134 @@
+"""``perdure worker``, ``perdure replay``, ``perdure lint``."""
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from perdure.cli.command import Address, Db, Json, Namespace, TaskQueue, run_loop
+from perdure.cli.failing import Failed, Misused
+from perdure.cli.output import Output
+from perdure.cli.place import Place, chosen
+
+ModuleSpec = Annotated[
+    str, typer.Argument(metavar="MODULE[:ATTR]", help="What to import and run.", show_default=False)
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("worker")(worker)
+    app.command("replay")(replay)
+    app.command("lint")(lint)
+
+
+def worker(
+    module: ModuleSpec,
+    db: Db = "sqlite:///perdure.db",
+    address: Address = None,
+    namespace: Namespace = "default",
+    task_queue: TaskQueue = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Import a module and run its workflows and activities, until told to stop (Ctrl-C)."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    place = Place(db, address, namespace, task_queue)
+    run_loop(_work(place, chosen(module), module))
+
+
+async def _work(place: Place, lists: tuple[list[Any], list[Any]] | None, module: str) -> None:
+    import perdure
+
+    assert place.file is None or place.file.name  # a target that makes no sense is told first
+    given: dict[str, Any] = {}
+    if lists is not None:
+        given = {"workflows": lists[0], "activities": lists[1]}
+    async with (
+        perdure.connect(
+            place.target, namespace=place.namespace, task_queue=place.task_queue
+        ) as client,
+        client.worker(**given),
+    ):
+        queue = place.task_queue or "default"
+        print(f"{module}: working on {place.target}, task queue {queue}", file=sys.stderr)
+        await _told_to_stop()
+        print("stopping: what runs may finish", file=sys.stderr)
+
+
+async def _told_to_stop() -> None:
+    """Wait for the first SIGINT or SIGTERM; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told.set)
+    try:
+        await told.wait()
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def replay(
+    histories: Annotated[list[Path], typer.Argument(metavar="HISTORY… MODULE", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Would the code of MODULE still take the same way as these recorded histories (JSON)?"""
+    if len(histories) < 2:
+        raise Misused("MODULE: name histories first, then the module with the workflows")
+    from perdure.sdk.runtime.replayer import parse_history
+    from perdure.sdk.runtime.replayer import replay as replay_history
+
+    module = str(histories.pop())
+    lists = chosen(module)
+    workflows = _defined() if lists is None else lists[0]
+    rows = []
+    for path in histories:
+        wrong = ""
+        try:
+            replay_history(parse_history(path.read_bytes()), workflows)
+        except OSError as error:
+            raise Misused(f"{path}: {error.strerror}") from None
+        except Exception as error:
+            wrong = str(error) or type(error).__name__
+        rows.append({"history": str(path), "replays": not wrong, "error": wrong or None})
+    if as_json:
+        Output(as_json=True).json(rows)
+    else:
+        for row in rows:
+            print(f"{row['history']}: {'replays' if row['replays'] else row['error']}")
+    failed = sum(not row["replays"] for row in rows)
+    if failed:
+        raise Failed(f"{failed} of {len(rows)} histories do not replay")
+
+
+def _defined() -> list[Any]:
+    from perdure.sdk.registry import WORKFLOWS
+
+    return list(WORKFLOWS)
+
+
+def lint(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATHS", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Find what in workflow code will not replay, without running it."""
+    from perdure.sdk.lint import lint_paths
+
+    for path in paths:
+        if not path.exists():
+            raise Misused(f"{path}: no such file or directory")
+    findings = lint_paths(paths)
+    if as_json:
+        Output(as_json=True).json(findings)
+    else:
+        for finding in findings:
+            print(finding)
+    if findings:
+        raise Failed(f"{len(findings)} finding{'s' if len(findings) > 1 else ''}")
