@@ -36,11 +36,11 @@ from perdure.api.errors import (
     InvalidArgument,
     NamespaceAlreadyExists,
     NamespaceNotFound,
-    NotFound,
+    Unavailable,
 )
 from perdure.api.times import SECOND_NS, duration, duration_ns
 from perdure.service import search_attributes
-from perdure.store.contract import NamespaceRow, Store
+from perdure.store.contract import NamespaceRow, Store, StoreError
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -161,8 +161,11 @@ class Namespaces:
     # -- change ------------------------------------------------------------------------------------
 
     async def put(self, namespace: Namespace) -> None:
-        """Write a namespace, then let it be seen."""
-        await self._store.put_namespace(namespace.row())
+        """Write a namespace, then let it be seen. Raises Unavailable; it may be written then."""
+        try:
+            await self._store.put_namespace(namespace.row())
+        except StoreError as error:
+            raise Unavailable(f"The database cannot be written: {error}") from error
         noted = self._noted.get(namespace.name)
         if noted:  # while the write was under way
             namespace.search_attributes = namespace.search_attributes | noted
@@ -346,9 +349,6 @@ class NamespaceRPCs:
         self, request: DeprecateNamespaceRequest
     ) -> DeprecateNamespaceResponse:
         """No more starts in this namespace; what runs goes on."""
-        try:
-            found = self.node.namespaces.get(request.namespace)
-        except InvalidArgument:
-            raise NotFound("Namespace  is not found.") from None
+        found = self.node.namespaces.get(request.namespace)
         await self.node.namespaces.put(msgspec.structs.replace(found, state=int(DEPRECATED)))
         return DeprecateNamespaceResponse()

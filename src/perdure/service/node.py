@@ -65,7 +65,11 @@ class Node:
         self.random = rng or random_module.Random()
         self.settings = settings or Settings()
         self.limits = limits or DEFAULT
-        self.namespaces = Namespaces(store, new_id=self.new_id)
+        self.namespaces = Namespaces(
+            store,
+            new_id=self.new_id,
+            auto_register=self.settings.auto_register_search_attributes,
+        )
         self.ids = Ids(store, self.settings.id_block)
         self.executions = Executions(
             store, self.clock, self.random, self.settings, self.ids, self.namespaces, self.limits
@@ -73,7 +77,9 @@ class Node:
         self.matching = Matching(store, self.clock, self.settings)
         self.alarms = Alarms(self.executions, store, self.clock, self.settings)
         self.starting = Starting(self)
-        self.courier = Courier(self.executions, store, self.clock, self.settings, self.starting)
+        self.courier = Courier(
+            self.executions, store, self.clock, self.settings, self.namespaces, self.starting
+        )
         self.dispatcher = Dispatcher(
             self.executions, self.matching, store, self.clock, self.settings, self.ids,
             self.namespaces, deliver=self.courier.deliver, alarm=self.alarms.note,

@@ -18,6 +18,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         payload_bytes_max: the largest input, result, memo, details or failure.
         task_queue_polls_max: polls parked on one task queue.
 
+    Search attributes:
+
+    Attributes:
+        auto_register_search_attributes: an unknown attribute is registered by its first use, with
+            the type that its payload declares; else such a start or upsert is refused.
+
     The cache of runs:
 
     Attributes:
@@ -55,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     payload_bytes_warn: int = 256 * 1024
     payload_bytes_max: int = 2 * 1024 * 1024
     task_queue_polls_max: int = 100_000
+    auto_register_search_attributes: bool = True
 
     cached_runs_max: int = 20_000
     cached_bytes_max: int = 256 * 1024 * 1024
