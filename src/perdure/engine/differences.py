@@ -94,7 +94,10 @@ def _task_differences(task: WorkflowTask | None, by_history: WorkflowTask | None
         if task is by_history:
             return []
         return [f"workflow task is {task!r}, by history {by_history!r}"]
-    return _compare("workflow task", _TASK_FIELDS, task, by_history)
+    fields: Iterable[str] = _TASK_FIELDS
+    if by_history.sticky and not task.sticky:  # its worker is gone; that leaves no event
+        fields = [field for field in fields if field not in ("queue", "sticky")]
+    return _compare("workflow task", fields, task, by_history)
 
 
 def _item_differences(
