@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import Payload
@@ -98,6 +98,25 @@ class ChildOptions:
         check_name("task_queue", self.task_queue)
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):
             raise TypeError(f"retry: a RetryPolicy, got {self.retry!r}")
+
+
+class ChildOptionFields(TypedDict, total=False):
+    """The fields of `ChildOptions` as keyword arguments."""
+
+    id: str | None
+    task_queue: str | None
+    parent_close_policy: ParentClosePolicy | None
+    cancellation_type: ChildWorkflowCancellationType | None
+    execution_timeout: timedelta | None
+    run_timeout: timedelta | None
+    task_timeout: timedelta | None
+    retry: RetryPolicy | None
+    cron: str | None
+    memo: Mapping[str, Any] | None
+    search_attributes: AnyAttributes | None
+    id_reuse_policy: WorkflowIDReusePolicy | None
+    priority: Priority | None
+    summary: str | None
 
 
 class ChildCall(Future[Any]):

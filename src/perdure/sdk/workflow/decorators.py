@@ -14,13 +14,14 @@ from typing import (
     ParamSpec,
     Protocol,
     TypeVar,
+    Unpack,
     cast,
     overload,
 )
 
 from perdure.sdk.errors import NotInWorkflowError
 from perdure.sdk.options import check_name
-from perdure.sdk.runtime.children import ChildHandle, ChildOptions
+from perdure.sdk.runtime.children import ChildHandle, ChildOptionFields, ChildOptions
 from perdure.sdk.runtime.closing import intercepted_child
 from perdure.sdk.runtime.context import current
 from perdure.sdk.workflow.definition import (
@@ -110,7 +111,7 @@ class Workflow(Generic[P, R_co]):
         values = self.definition.signature.bind(args, kwargs)
         return await start_child(run, self.definition, self.name, values, self.child_options)
 
-    def options(self, **overrides: Any) -> Workflow[P, R_co]:
+    def options(self, **overrides: Unpack[ChildOptionFields]) -> Workflow[P, R_co]:
         """The same workflow with other options for starting it as a child; see `ChildOptions`.
 
         Raises:
@@ -119,7 +120,7 @@ class Workflow(Generic[P, R_co]):
         Example:
             >>> await ship.options(id=f"ship-{order.id}")(order)
         """
-        return Workflow(self.function, self.definition, merged(self.child_options, overrides))
+        return Workflow(self.function, self.definition, merged(self.child_options, dict(overrides)))
 
     def __repr__(self) -> str:
         return f"<workflow {self.name} of {self.definition.origin}>"

@@ -17,7 +17,7 @@ from collections.abc import (
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from logging import LoggerAdapter, getLogger
-from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, NoReturn, ParamSpec, Protocol, TypeVar, TypeVarTuple, Unpack, overload
 from uuid import UUID
 
 from temporalio.api.enums.v1 import CommandType, EventType
@@ -28,7 +28,7 @@ from perdure.sdk.errors import ContinueAsNew, NotInWorkflowError
 from perdure.sdk.options import ActivityOptionFields, ActivityOptions, RetryPolicy
 from perdure.sdk.registry import WORKFLOWS
 from perdure.sdk.runtime import closing
-from perdure.sdk.runtime.children import ChildOptions
+from perdure.sdk.runtime.children import ChildOptionFields, ChildOptions
 from perdure.sdk.runtime.context import current, state
 from perdure.sdk.runtime.externals import Delivery
 from perdure.sdk.runtime.guards import adopt
@@ -55,6 +55,7 @@ from perdure.sdk.workflow.definition import (
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
 
@@ -100,7 +101,7 @@ class _Calls(HandlerDecorators):
         name: str | None = None,
         dynamic: bool = False,
         failure_exception_types: Sequence[type[BaseException]] = (),
-        **child_options: Any,
+        **child_options: Unpack[ChildOptionFields],
     ) -> _Decorator: ...
 
     def __call__(
@@ -211,8 +212,27 @@ class _Calls(HandlerDecorators):
             raise
         return [results[index] for index in range(len(results))]
 
+    @overload
     async def execute_child(
-        self, workflow: Any, *args: Any, result_type: Any = Any, **options: Any
+        self,
+        workflow: Callable[[Any, *Ts], Coroutine[Any, Any, R]],
+        /,
+        *args: *Ts,
+        **options: Unpack[ChildOptionFields],
+    ) -> R: ...
+
+    @overload
+    async def execute_child(
+        self,
+        workflow: Any,
+        /,
+        *args: Any,
+        result_type: Any = Any,
+        **options: Unpack[ChildOptionFields],
+    ) -> Any: ...
+
+    async def execute_child(  # type: ignore[misc]  # mypy does not match *Ts with *Any
+        self, workflow: Any, /, *args: Any, result_type: Any = Any, **options: Any
     ) -> Any:
         """Start a child workflow, given as an object, a class's run method or by name; its result.
 
@@ -228,8 +248,27 @@ class _Calls(HandlerDecorators):
         values = definition.signature.bind(args, {}) if definition else args
         return await execute_child(_run(), definition, name, values, made, result_type)
 
+    @overload
     async def start_child(
-        self, workflow: Any, *args: Any, result_type: Any = Any, **options: Any
+        self,
+        workflow: Callable[[Any, *Ts], Coroutine[Any, Any, R]],
+        /,
+        *args: *Ts,
+        **options: Unpack[ChildOptionFields],
+    ) -> Child[R]: ...
+
+    @overload
+    async def start_child(
+        self,
+        workflow: Any,
+        /,
+        *args: Any,
+        result_type: Any = Any,
+        **options: Unpack[ChildOptionFields],
+    ) -> Child[Any]: ...
+
+    async def start_child(  # type: ignore[misc]  # mypy does not match *Ts with *Any
+        self, workflow: Any, /, *args: Any, result_type: Any = Any, **options: Any
     ) -> Child[Any]:
         """Start a child workflow and return its handle once it has a run. As `execute_child`."""
         name, definition = child_target(workflow)
