@@ -44,6 +44,7 @@ from perdure.engine.state import RunInfo
 from perdure.engine.transition import Transition
 from perdure.service.clock import Clock, sleep_until
 from perdure.service.executions import Entry, Executions
+from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.store.contract import Store, StoreError
 
@@ -74,12 +75,14 @@ class Courier:
         store: Store,
         clock: Clock,
         settings: Settings,
+        namespaces: Namespaces,
         starter: Starter,
     ) -> None:
         self._executions = executions
         self._store = store
         self._clock = clock
         self._settings = settings
+        self._namespaces = namespaces
         self._starter = starter
         self._waiting: dict[int, deque[tuple[int, outbox.Message]]] = {}  # by sender
         self._held: set[int] = set()  # row ids in memory
@@ -319,6 +322,7 @@ class Courier:
 
     async def _target(self, sender: RunInfo, message: SignalRun | CancelRun) -> int:
         """The run that a workflow named. Raises NotFound."""
+        self._namespaces.get(message.namespace)
         key = await self._executions.resolve(message.namespace, message.workflow_id, message.run_id)
         target = await self._executions.entry(key)
         if not external.may_reach(sender, target.run.info, message):
