@@ -41,7 +41,9 @@ def tag(field: int, wire_type: int) -> bytes:
 
 def number(key: bytes, value: int) -> bytes:
     """An integer, enum or bool field; nothing for zero, as proto3 has it."""
-    return key + varint(value) if value else b""
+    if not value:
+        return b""
+    return key + (_SMALL[value] if value < _CACHED else _varint(value))
 
 
 def block(key: bytes, body: bytes) -> bytes:
@@ -55,7 +57,8 @@ def text(key: bytes, value: str) -> bytes:
     if not value:
         return b""
     body = value.encode()
-    return key + varint(len(body)) + body
+    size = len(body)
+    return key + (_SMALL[size] if size < _CACHED else _varint(size)) + body
 
 
 _SECONDS = tag(1, VARINT)

@@ -104,10 +104,14 @@ def _timeouts(
 ) -> tuple[int, int, int, int]:
     """The four timeouts with Temporal's defaults: schedule-to-close, schedule-to-start,
     start-to-close, heartbeat; 0 is none."""
-    to_close = duration_ns(command.schedule_to_close_timeout)
-    to_start = duration_ns(command.schedule_to_start_timeout)
+    to_close = to_start = heartbeat = 0
+    if command.HasField("schedule_to_close_timeout"):
+        to_close = duration_ns(command.schedule_to_close_timeout)
+    if command.HasField("schedule_to_start_timeout"):
+        to_start = duration_ns(command.schedule_to_start_timeout)
+    if command.HasField("heartbeat_timeout"):
+        heartbeat = duration_ns(command.heartbeat_timeout)
     start_to_close = duration_ns(command.start_to_close_timeout)
-    heartbeat = duration_ns(command.heartbeat_timeout)
     if to_close:
         to_start = min(to_start or to_close, to_close)
         start_to_close = min(start_to_close or to_close, to_close)

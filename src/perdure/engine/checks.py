@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import RetryPolicy
@@ -17,6 +18,12 @@ from perdure.engine.execution import Execution
 from perdure.engine.limits import Limits
 
 _Type = CommandType
+_Timeout = Literal[
+    "schedule_to_close_timeout",
+    "schedule_to_start_timeout",
+    "start_to_close_timeout",
+    "heartbeat_timeout",
+]
 _ACTIVITY = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SCHEDULE_ACTIVITY_ATTRIBUTES
 _CANCEL_ACTIVITY = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_ACTIVITY_ATTRIBUTES
 _TIMER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
@@ -25,6 +32,14 @@ _MARKER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
 _CONTINUE = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
 _FAIL = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
 _SEARCH = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
+
+
+_ACTIVITY_TIMEOUTS: tuple[_Timeout, ...] = (
+    "schedule_to_close_timeout",
+    "schedule_to_start_timeout",
+    "start_to_close_timeout",
+    "heartbeat_timeout",
+)
 
 
 class Plan:
@@ -162,14 +177,11 @@ def _activity(plan: Plan, command: Command) -> None:
             f"the number of pending activities, {len(plan.activity_ids)}, has reached the "
             f"per-workflow limit of {limit}",
         )
-    for name in (
-        "schedule_to_close_timeout", "schedule_to_start_timeout", "start_to_close_timeout",
-        "heartbeat_timeout",
-    ):  # fmt: skip
-        if duration_ns(getattr(wanted, name)) < 0:
+    for name in _ACTIVITY_TIMEOUTS:
+        if wanted.HasField(name) and duration_ns(getattr(wanted, name)) < 0:
             raise BadCommand(_ACTIVITY, f"{name} cannot be negative on {where}.")
     if not (
-        duration_ns(wanted.schedule_to_close_timeout) or duration_ns(wanted.start_to_close_timeout)
+        duration_ns(wanted.start_to_close_timeout) or duration_ns(wanted.schedule_to_close_timeout)
     ):
         raise BadCommand(
             _ACTIVITY,

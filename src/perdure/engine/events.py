@@ -24,7 +24,7 @@ from temporalio.api.history.v1 import (
 from temporalio.api.taskqueue.v1 import TaskQueue
 
 from perdure.api import wire
-from perdure.engine.state import Activity, RetryPolicy
+from perdure.engine.state import Activity
 
 
 def field(message: type[Message], name: str) -> bytes:
@@ -57,6 +57,7 @@ def length(length_ns: int) -> bytes:
     return wire.time_body(length_ns)
 
 
+@lru_cache(maxsize=4096)
 def workflow_task_scheduled(queue: bytes, timeout_ns: int, attempt: int) -> bytes:
     """WorkflowTaskScheduledEventAttributes; `queue` from `task_queue`."""
     return (
@@ -172,29 +173,45 @@ def activity_task_scheduled(
     workflow_task_completed_event_id: int,
 ) -> bytes:
     """ActivityTaskScheduledEventAttributes, with the defaults that the server chose."""
-    return b"".join((
-        wire.text(_AS_ID, activity.activity_id),
-        wire.block(_AS_TYPE, wire.text(_TYPE_NAME, activity.activity_type)),
-        wire.block(_AS_QUEUE, task_queue(activity.queue)),
-        wire.block(_AS_HEADER, activity.header) if activity.header else b"",
-        wire.block(_AS_INPUT, activity.input) if command.HasField("input") else b"",
-        wire.block(_AS_TO_CLOSE, length(activity.schedule_to_close_ns)),
-        wire.block(_AS_TO_START, length(activity.schedule_to_start_ns)),
-        wire.block(_AS_START_TO_CLOSE, length(activity.start_to_close_ns)),
-        wire.block(_AS_HEARTBEAT, length(activity.heartbeat_ns)),
-        wire.number(_AS_COMPLETED, workflow_task_completed_event_id),
-        wire.block(_AS_RETRY, retry),
-        wire.number(_AS_WORKFLOW_BUILD, command.use_workflow_build_id),
-        wire.block(_AS_PRIORITY, activity.priority) if activity.priority else b"",
-    ))  # fmt: skip
-
-
-def policy_key(policy: RetryPolicy) -> tuple[int, float, int, int, tuple[str, ...]]:
-    """What tells two policies apart, for caches."""
-    return (
-        policy.initial_interval_ns,
-        policy.backoff_coefficient,
-        policy.maximum_interval_ns,
-        policy.maximum_attempts,
-        tuple(policy.non_retryable_types),
+    body = (
+        wire.text(_AS_ID, activity.activity_id)
+        + _kind_of_activity(
+            activity.activity_type,
+            activity.queue,
+            activity.schedule_to_close_ns,
+            activity.schedule_to_start_ns,
+            activity.start_to_close_ns,
+            activity.heartbeat_ns,
+            retry,
+        )
+        + wire.number(_AS_COMPLETED, workflow_task_completed_event_id)
     )
+    if command.HasField("input"):
+        body += wire.block(_AS_INPUT, activity.input)
+    if activity.header:
+        body += wire.block(_AS_HEADER, activity.header)
+    if activity.priority:
+        body += wire.block(_AS_PRIORITY, activity.priority)
+    return body + wire.number(_AS_WORKFLOW_BUILD, command.use_workflow_build_id)
+
+
+@lru_cache(maxsize=4096)
+def _kind_of_activity(
+    name: str,
+    queue: str,
+    schedule_to_close_ns: int,
+    schedule_to_start_ns: int,
+    start_to_close_ns: int,
+    heartbeat_ns: int,
+    retry: bytes,
+) -> bytes:
+    """What all calls of one activity with the same options have in common."""
+    return b"".join((
+        wire.block(_AS_TYPE, wire.text(_TYPE_NAME, name)),
+        wire.block(_AS_QUEUE, task_queue(queue)),
+        wire.block(_AS_TO_CLOSE, length(schedule_to_close_ns)),
+        wire.block(_AS_TO_START, length(schedule_to_start_ns)),
+        wire.block(_AS_START_TO_CLOSE, length(start_to_close_ns)),
+        wire.block(_AS_HEARTBEAT, length(heartbeat_ns)),
+        wire.block(_AS_RETRY, retry),
+    ))  # fmt: skip

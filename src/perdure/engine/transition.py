@@ -41,16 +41,16 @@ def _attribute_tags() -> dict[int, bytes]:
 
 
 _ATTRIBUTES = _attribute_tags()
-_TYPE_FIELD = {number: _EVENT_TYPE + wire.varint(number) for number in _ATTRIBUTES}
+_TYPE_AND_ATTRIBUTES = {
+    number: _EVENT_TYPE + wire.varint(number) + key for number, key in _ATTRIBUTES.items()
+}
 
 
 def frame(event_id: int, time_field: bytes, event_type: int, body: bytes, extra: bytes) -> bytes:
     """One event, framed as the field ``events`` of a History message."""
-    event = b"".join((
-        _EVENT_ID, wire.varint(event_id), time_field, _TYPE_FIELD[event_type],
-        _ATTRIBUTES[event_type], wire.varint(len(body)), body, extra,
-    ))  # fmt: skip
-    return _FRAME + wire.varint(len(event)) + event
+    attributes = wire.block(_TYPE_AND_ATTRIBUTES[event_type], body)
+    event = wire.number(_EVENT_ID, event_id) + time_field + attributes + extra
+    return wire.block(_FRAME, event)
 
 
 def unwritten(event_id: int, time_ns: int, event_type: int, body: bytes) -> bytes:
