@@ -201,7 +201,8 @@ class Matching:
         """Read the first window of every queue that has waiting tasks."""
         for namespace, name, kind, _count in await self._store.task_queues():
             queue = self.queue(namespace, name, kind)
-            queue.more = True
+            queue.rows.clear()  # tasks taken back just now are not the oldest
+            queue.last_row_id = 0
             await self._load(queue)
 
     def close(self) -> None:
@@ -302,8 +303,8 @@ class Matching:
     def add_row(self, row: TaskRow) -> None:
         """A task's row was committed."""
         queue = self.queue(row.namespace, row.queue, row.kind)
-        if queue.more or len(queue.rows) >= self._settings.backlog_window:
-            queue.more = True
+        if queue.more or queue.loading or len(queue.rows) >= self._settings.backlog_window:
+            queue.more = True  # a load under way may have read before this row was there
         else:
             queue.rows.append(row)
             queue.last_row_id = max(queue.last_row_id, row.id)
@@ -321,6 +322,14 @@ class Matching:
         if queue.polls and not queue.rows and queue.more and not queue.loading:
             self._spawn(self._load_and_pump(queue))
 
+    def reread(self) -> None:
+        """The store may have waiting tasks that memory has not heard of: read all windows anew."""
+        for queue in self._queues.values():
+            queue.rows.clear()
+            queue.last_row_id = 0
+            queue.more = True
+            self.pump(queue)
+
     def pump_later(self, queue: TaskQueue) -> None:
         """The same after a pause: something failed."""
         pause_ns = self._settings.retry_ns // 10
@@ -337,15 +346,19 @@ class Matching:
 
     async def _load(self, queue: TaskQueue) -> None:
         queue.loading = True
+        queue.more = False
         try:
             key, limit = queue.key, self._settings.backlog_window
             rows = await self._store.tasks(
                 key.namespace, key.name, key.kind, queue.last_row_id, limit
             )
+        except StoreError:
+            queue.more = True
+            raise
         finally:
             queue.loading = False
         queue.rows.extend(rows)
-        queue.more = len(rows) == limit
+        queue.more = queue.more or len(rows) == limit
         if rows:
             queue.last_row_id = rows[-1].id
 
