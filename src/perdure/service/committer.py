@@ -15,8 +15,7 @@ from perdure.api.errors import RPCError, Unavailable
 from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.service.units import Conflict, Unit
-from perdure.store.contract import Store, StoreError
-from perdure.store.contract import Unit as StoredUnit
+from perdure.store.contract import Store, StoreError, Write
 
 log = logging.getLogger("perdure.service")
 
@@ -28,6 +27,10 @@ class Committer:
         store: where to.
         namespaces: where search attributes are registered before the first run that uses them.
         committed, lost: told of every unit's end before its waiters are.
+
+    Attributes:
+        uncertain: called when nobody can say whether a commit was written: there may be task rows,
+            messages and alarms that memory has not heard of.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Committer:
         self._batch: list[Unit] = []
         self._settled: list[asyncio.Future[None]] = []
         self._closing = False
+        self.uncertain: Callable[[], None] = lambda: None
         self.commits = 0
         self.units = 0
 
@@ -118,13 +122,16 @@ class Committer:
         batch = self._batch
         conflicts: list[int] = []
         failure: Exception | None = None
+        rows: list[list[Write]] = []
+        written: set[int] = set()
         try:
             if self._namespaces.dirty:
                 await self._namespaces.flush()
-            rows: list[StoredUnit] = [unit.encode() for unit in batch]
+            rows = [unit.encode() for unit in batch]
             conflicts = await self._store.commit(rows)
         except StoreError as error:
             failure = Unavailable(f"The database cannot be written: {error}")
+            written = await self._look_up(rows)
         except Exception as error:
             log.exception("a commit failed in an unforeseen way")
             failure = Unavailable(f"The commit failed: {error!r}")
@@ -133,7 +140,7 @@ class Committer:
         self._batch = []
         lost = set(conflicts)
         for position, unit in enumerate(batch):
-            if failure is None and position not in lost:
+            if position in written or (failure is None and position not in lost):
                 self._finish(unit)
             else:
                 self.lose(unit, failure or Conflict())
@@ -141,6 +148,26 @@ class Committer:
             if not future.done():
                 future.set_result(None)
         self._settled.clear()
+
+    async def _look_up(self, rows: list[list[Write]]) -> set[int]:
+        """Which units of a failed commit are stored all the same: only the answer was lost.
+
+        Taken for lost, their task rows and messages would wait in the store unheard of.
+        """
+        written: set[int] = set()
+        for position, unit in enumerate(rows):
+            try:
+                loaded = await self._store.load(unit[0].key)
+            except StoreError:
+                self.uncertain()  # still out of reach: callers hear that they cannot know
+                break
+            if (
+                loaded is not None
+                and loaded.version == unit[0].version
+                and loaded.state == unit[0].state
+            ):
+                written.add(position)
+        return written
 
     def _finish(self, unit: Unit) -> None:
         try:

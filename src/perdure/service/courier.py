@@ -143,7 +143,7 @@ class Courier:
                 future.set_result(None)
         if self._overflow and not self._waiting and not self._closed:
             self._overflow = False
-            await self._read_more()
+            await self._read_more_or_later()
 
     async def delivered(self, key: int) -> None:
         """Wait until one run's messages are delivered, or the courier stops."""
@@ -151,6 +151,20 @@ class Courier:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.setdefault(key, []).append(future)
             await future
+
+    async def reread(self) -> None:
+        """The store may have messages that memory has not heard of: look."""
+        await self._read_more()
+
+    async def _read_more_or_later(self) -> None:
+        while not self._closed:
+            try:
+                await self._read_more()
+                return
+            except StoreError as error:
+                log.warning("undelivered messages cannot be read: %s", error)
+                pause_ns = self._settings.retry_ns
+                await sleep_until(self._clock, self._clock.now_ns() + pause_ns)
 
     async def _read_more(self) -> None:
         after_id = 0

@@ -322,9 +322,10 @@ class Matching:
         if queue.polls and not queue.rows and queue.more and not queue.loading:
             self._spawn(self._load_and_pump(queue))
 
-    def reread(self) -> None:
+    async def reread(self) -> None:
         """The store may have waiting tasks that memory has not heard of: read all windows anew."""
-        for queue in self._queues.values():
+        for namespace, name, kind, _count in await self._store.task_queues():
+            queue = self.queue(namespace, name, kind)
             queue.rows.clear()
             queue.last_row_id = 0
             queue.more = True

@@ -13,7 +13,7 @@ from perdure.engine import activities, workflow_tasks
 from perdure.engine.limits import DEFAULT, Limits
 from perdure.engine.transition import Transition
 from perdure.service.alarms import Alarms
-from perdure.service.clock import Clock, SystemClock
+from perdure.service.clock import Clock, SystemClock, sleep_until
 from perdure.service.companion import Companions
 from perdure.service.courier import Courier
 from perdure.service.deleting import Purger
@@ -26,7 +26,7 @@ from perdure.service.queries import QueryTasks
 from perdure.service.settings import Settings
 from perdure.service.starting import Starting
 from perdure.service.workflow_service import WorkflowService
-from perdure.store.contract import Store
+from perdure.store.contract import Store, StoreError
 
 _TAKE_BACK_BATCH = 500
 
@@ -85,10 +85,13 @@ class Node:
             self.namespaces, deliver=self.courier.deliver, alarm=self.alarms.note,
         )  # fmt: skip
         self.executions.sink = self.dispatcher
+        self.executions.committer.uncertain = self._look_again
         self.companions = Companions(self.executions)
         self.query_tasks = QueryTasks()
         self.purger = Purger(self)
         self.service = WorkflowService(self)
+        self._looking = False
+        self._closing = False
 
     @classmethod
     async def open(cls, store: Store, **options: Any) -> Node:
@@ -116,6 +119,7 @@ class Node:
 
     async def close(self) -> None:
         """Answer the polls, finish what is being written, and let go of the store."""
+        self._closing = True
         self.matching.close()
         await self.alarms.close()
         await self.purger.close()
@@ -145,6 +149,24 @@ class Node:
             raise
         finally:
             self.matching.finish(poll)
+
+    def _look_again(self) -> None:
+        """A commit may be stored of which memory has not heard."""
+        if not self._looking:
+            self._looking = True
+            self.dispatcher.spawn(self._reread())
+
+    async def _reread(self) -> None:
+        """Read what waits in the store, once it can be read."""
+        while not self._closing:
+            try:
+                await self.matching.reread()
+                await self.courier.reread()
+                await self.alarms.open()
+                break
+            except StoreError:
+                await sleep_until(self.clock, self.clock.now_ns() + self.settings.retry_ns)
+        self._looking = False
 
     def give_up(self, poll: Poll) -> None:
         """The caller of a parked poll is gone; a task that it was given goes back."""

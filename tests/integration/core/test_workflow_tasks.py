@@ -88,7 +88,7 @@ async def test_a_token_serves_once_and_not_after_the_close(node: Harness) -> Non
 
 async def test_a_wrong_command_fails_the_task_and_says_why(node: Harness) -> None:
     await node.start()
-    with pytest.raises(InvalidArgument, match="ActivityId|Activity"):
+    with pytest.raises(InvalidArgument, match="Activity"):
         await node.complete(await node.take(), activity_command(""))
     assert (await node.events())[-1] == "WorkflowTaskFailed"
     again = await node.take()
@@ -213,7 +213,7 @@ async def test_a_task_on_its_way_to_a_vanished_poll_is_offered_again(node: Harne
     poll = node.poll()
     await settle()
     start = asyncio.ensure_future(node.start())
-    while not node.node.executions.cached_open("default", "wf"):
+    while not node.node.executions.cached_open("default", "wf"):  # noqa: ASYNC110
         await asyncio.sleep(0)
     poll.cancel()  # the task is matched, and not yet committed
     await start
