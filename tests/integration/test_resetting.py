@@ -25,7 +25,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from perdure.api.errors import InvalidArgument, NotFound, Unavailable
-from perdure.store.contract import StoreUnavailable, Unit
+from perdure.store.contract import Loaded, StoreUnavailable, Unit
 from perdure.store.sqlite import SqliteStore
 
 TERMINATED = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_TERMINATED
@@ -224,6 +224,12 @@ class LostAnswer(SqliteStore):
     """Commits, or not, and says that it failed."""
 
     fails = ""
+    reachable = True
+
+    async def load(self, key: int) -> Loaded | None:
+        if not self.reachable:
+            raise StoreUnavailable("broken")
+        return await super().load(key)
 
     async def commit(self, units: Sequence[Unit]) -> list[int]:
         if self.fails == "before":
@@ -235,19 +241,37 @@ class LostAnswer(SqliteStore):
 
 
 @virtual
-@pytest.mark.parametrize("when", ["before", "after"])
-async def test_a_reset_whose_commit_fails_is_done_or_not_and_may_be_repeated(when: str) -> None:
+async def test_a_reset_that_could_not_be_stored_may_be_repeated() -> None:
     store = LostAnswer(":memory:")
     async with staged(store) as stage:
         old = await stage.start("a")
         await stage.step(timer("t"))
-        store.fails = when
+        store.fails = "before"
         with pytest.raises(Unavailable):
             await reset(stage, 4)
         store.fails = ""
-        done = (await stage.describe("a", old)).workflow_execution_info.status == TERMINATED
-        assert done is (when == "after")
+        assert (await stage.describe("a", old)).workflow_execution_info.status == RUNNING
         new = await reset(stage, 4)
-        assert (await stage.describe("a")).workflow_execution_info.execution.run_id == new
         assert (await stage.describe("a", old)).workflow_extended_info.reset_run_id == new
         assert (await stage.poll()).workflow_execution.run_id == new
+
+
+@virtual
+@pytest.mark.parametrize("reachable", [True, False])
+async def test_a_reset_whose_answer_was_lost_is_found_again(reachable: bool) -> None:
+    store = LostAnswer(":memory:")
+    async with staged(store) as stage:
+        old = await stage.start("a")
+        await stage.step(timer("t"))
+        store.fails, store.reachable = "after", reachable
+        if reachable:  # the node sees for itself that it was stored
+            await reset(stage, 4)
+        else:
+            with pytest.raises(Unavailable):
+                await reset(stage, 4)
+        store.fails, store.reachable = "", True
+        new = await reset(stage, 4)
+        assert (await stage.describe("a", old)).workflow_extended_info.reset_run_id == new
+        assert (await stage.describe("a")).workflow_execution_info.execution.run_id == new
+        if reachable:
+            assert (await stage.poll()).workflow_execution.run_id == new
