@@ -41,6 +41,11 @@ class Alarms:
         if earliest_ns:
             self.note(earliest_ns)
 
+    @property
+    def is_ringing(self) -> bool:
+        """Whether runs are being rung now."""
+        return self._ringing is not None
+
     def note(self, wake_at_ns: int) -> None:
         """A run wants to be rung at that time, and that is committed."""
         if self._closed or (self._at_ns and self._at_ns <= wake_at_ns):
