@@ -57,7 +57,7 @@ class Case:
 
 CASES = {
     "a": Case(
-        "a", "{workflows:,} workflows of {steps} sequential no-op activities, {in_flight} in flight",
+        "a", "{workflows} workflows of {steps} sequential no-op activities, {in_flight} in flight",
         "throughput",
         {"workflows": 500, "steps": 10, "in_flight": 200},
         {"workflows": 100, "steps": 10, "in_flight": 100},
@@ -96,7 +96,7 @@ CASES = {
     ),
 }  # fmt: skip
 
-# All sleepers must be asleep before the first is due, so a side that starts them slowly sleeps longer.
+# All must be asleep before the first is due: a side that starts them slowly lets them sleep longer.
 SLOWER = {"dbos": {"full": {"early_s": 240, "late_s": 480}, "quick": {}}}
 
 # A sequential step is six events in a history of perdure's: up to 50,000 events.

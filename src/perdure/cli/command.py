@@ -86,8 +86,8 @@ def command(
             )
             if worker and not place.has_worker:
                 raise Misused(
-                    f"{name}: no worker can run on {place.file} while this command has it; name the "
-                    "module of the workflow with --module"
+                    f"{name}: no worker can run on {place.file} while this command has it; name "
+                    "the module of the workflow with --module"
                 )
             run_loop(_within(place, access, work, output, given))
 

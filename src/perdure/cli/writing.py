@@ -30,16 +30,14 @@ Handler = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     command(app, "start", "write", queue=True)(start)
-    for name, function in (("execute", execute), ("query", query), ("update", update)):
-        command(app, name, "write", queue=True, worker=True)(function)
-    for name, function in (
-        ("signal", signal),
-        ("cancel", cancel),
-        ("terminate", terminate),
-        ("reset", reset),
-        ("delete", delete),
-    ):
-        command(app, name, "write")(function)
+    command(app, "execute", "write", queue=True, worker=True)(execute)
+    command(app, "query", "write", queue=True, worker=True)(query)
+    command(app, "update", "write", queue=True, worker=True)(update)
+    command(app, "signal", "write")(signal)
+    command(app, "cancel", "write")(cancel)
+    command(app, "terminate", "write")(terminate)
+    command(app, "reset", "write")(reset)
+    command(app, "delete", "write")(delete)
 
 
 async def start(
