@@ -13,6 +13,7 @@ from temporalio.api.workflowservice.v1 import (
     ListWorkflowExecutionsRequest,
     RegisterNamespaceRequest,
     StartWorkflowExecutionRequest,
+    TerminateWorkflowExecutionRequest,
 )
 
 from perdure.api.errors import (
@@ -214,3 +215,29 @@ def test_a_deletion_goes_on_after_a_restart(
 
     asyncio.run(before())
     asyncio.run(after())
+
+
+@virtual
+async def test_closed_runs_are_let_go_after_the_retention_and_open_ones_kept() -> None:
+    async with staged() as stage:
+        await register(stage, "n")  # a day
+        await start_in(stage, "n", "closed")
+        await start_in(stage, "n", "open")
+        await stage.start("other")
+        await stage.step(finish())
+        closed = TerminateWorkflowExecutionRequest(
+            namespace="n", workflow_execution=execution("closed")
+        )
+        await stage.api.terminate_workflow_execution(closed)
+        await asyncio.sleep(23 * 3600)
+        assert len(await stage.node.store.list_runs(Query("n"))) == 2
+        await asyncio.sleep(3 * 3600)
+        [left] = await stage.node.store.list_runs(Query("n"))
+        assert left.workflow_id == "open"
+        assert (await stage.describe("other")).workflow_execution_info.close_time
+
+
+@virtual
+async def test_without_retention_nothing_wakes_the_node() -> None:
+    async with staged() as stage:
+        assert stage.node.purger._alarm is None

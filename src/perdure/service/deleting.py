@@ -1,4 +1,4 @@
-"""Delete: a run, or all runs of a namespace, with everything they left.
+"""Delete: a run, all runs of a namespace, or those closed for longer than its retention.
 
 An open run is terminated first, and what that tells others (its parent, its children) is delivered
 before its rows go. If the process dies in between, the run is closed and the call is made again.
@@ -18,10 +18,10 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.errors import InvalidArgument, NotFound, RPCError, Unavailable
 from perdure.engine import lifecycle
 from perdure.engine.transition import Transition
-from perdure.service.clock import sleep_until
+from perdure.service.clock import Alarm, sleep_until
 from perdure.service.reading import reading
 from perdure.store.contract import StoreError
-from perdure.store.query import Query
+from perdure.store.query import And, Column, Compare, Query
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -30,6 +30,7 @@ log = logging.getLogger("perdure.service")
 
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
+SWEEP_NS = 3_600 * 1_000_000_000
 _PAGE = 200
 
 
@@ -63,45 +64,73 @@ async def delete_run(node: Node, key: int) -> bool:
 
 
 class Purger:
-    """Removes the runs of deleted namespaces, beside the calls and across restarts."""
+    """Removes runs beside the calls: of deleted namespaces, and what retention lets go."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._sweep: asyncio.Task[None] | None = None
+        self._alarm: Alarm | None = None
 
     def open(self) -> None:
         """Go on with what an earlier process did not finish."""
         for namespace in self._node.namespaces.deleted():
             self.start(namespace.name)
+        self.watch_retention()
 
     def start(self, namespace: str) -> asyncio.Task[None]:
-        """Remove a namespace's runs; the task that does."""
+        """Remove a deleted namespace's runs; the task that does."""
         task = self._tasks.get(namespace)
         if task is None or task.done():
-            task = asyncio.get_running_loop().create_task(self._purge(namespace))
-            self._tasks[namespace] = task
+            work = self._purge(Query(namespace, limit=_PAGE))
+            task = self._tasks[namespace] = asyncio.get_running_loop().create_task(work)
         return task
 
     async def close(self) -> None:
         """Stop; the next open goes on."""
-        tasks = [task for task in self._tasks.values() if not task.done()]
+        if self._alarm is not None:
+            self._alarm.cancel()
+        running = [*self._tasks.values(), *([self._sweep] if self._sweep else [])]
+        tasks = [task for task in running if not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _purge(self, namespace: str) -> None:
+    # -- retention ---------------------------------------------------------------------------------
+
+    def watch_retention(self) -> None:
+        """Look every hour for runs to let go; not at all while every namespace keeps its runs."""
+        node = self._node
+        if self._alarm is None and any(found.retention_ns for found in node.namespaces.all()):
+            self._alarm = node.clock.call_at(node.clock.now_ns() + SWEEP_NS, self._start_sweep)
+
+    def _start_sweep(self) -> None:
+        self._alarm = None
+        self._sweep = asyncio.get_running_loop().create_task(self._sweep_all())
+
+    async def _sweep_all(self) -> None:
+        node = self._node
+        for namespace in node.namespaces.all():
+            if namespace.retention_ns:
+                before_ns = node.clock.now_ns() - namespace.retention_ns
+                closed = And((Compare(Column.CLOSE, ">", 0), Compare(Column.CLOSE, "<", before_ns)))
+                await self._purge(Query(namespace.name, closed, limit=_PAGE))
+        self.watch_retention()
+
+    async def _purge(self, query: Query) -> None:
+        """Remove all runs that a query selects."""
         node = self._node
         while True:
             try:
                 with reading():
-                    found = await node.store.list_runs(Query(namespace, limit=_PAGE))
+                    found = await node.store.list_runs(query)
                 if not found:
                     return
                 for record in found:
                     await delete_run(node, record.key)
             except RPCError as error:
-                log.warning("namespace %s cannot be emptied now: %s", namespace, error.message)
+                log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
                 await sleep_until(node.clock, node.clock.now_ns() + node.settings.retry_ns)
 
 

@@ -45,7 +45,6 @@ from perdure.store.contract import NamespaceRow, Store, StoreError
 if TYPE_CHECKING:
     from perdure.service.node import Node
 
-DAY_NS = 86_400 * SECOND_NS
 REGISTERED = NamespaceState.NAMESPACE_STATE_REGISTERED
 DEPRECATED = NamespaceState.NAMESPACE_STATE_DEPRECATED
 DELETED = NamespaceState.NAMESPACE_STATE_DELETED
@@ -54,14 +53,17 @@ CLUSTER = "active"
 
 
 class Namespace(msgspec.Struct):
-    """What a namespace is; stored as MessagePack."""
+    """What a namespace is; stored as MessagePack.
+
+    ``retention_ns``: how long closed runs are kept; 0 keeps them until somebody deletes them.
+    """
 
     name: str
     id: str
     description: str = ""
     owner_email: str = ""
     data: dict[str, str] = {}
-    retention_ns: int = DAY_NS
+    retention_ns: int = 0
     state: int = int(REGISTERED)
     search_attributes: dict[str, int] = {}  # custom name → IndexedValueType
 
@@ -302,6 +304,7 @@ class NamespaceRPCs:
                 retention_ns=retention_ns,
             )
         )
+        self.node.purger.watch_retention()
         return RegisterNamespaceResponse()
 
     async def describe_namespace(
@@ -338,6 +341,7 @@ class NamespaceRPCs:
         if request.config.HasField("workflow_execution_retention_ttl"):
             changed.retention_ns = _retention_ns(request.config.workflow_execution_retention_ttl)
         await self.node.namespaces.put(changed)
+        self.node.purger.watch_retention()
         described = describe(changed)
         return UpdateNamespaceResponse(
             namespace_info=described.namespace_info,
