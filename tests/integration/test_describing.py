@@ -35,6 +35,7 @@ async def test_a_new_run() -> None:
             workflow_run_timeout={"seconds": 60},
             workflow_execution_timeout={"seconds": 90},
             request_id="start-1",
+            user_metadata={"summary": Payload(data=b"an order")},
         )
         found = await stage.describe("a")
         info = found.workflow_execution_info
@@ -48,6 +49,7 @@ async def test_a_new_run() -> None:
         config = found.execution_config
         assert config.workflow_run_timeout.seconds == 60
         assert config.default_workflow_task_timeout.seconds == 10
+        assert config.user_metadata.summary.data == b"an order"
         extended = found.workflow_extended_info
         start_ns = timestamp_ns(info.start_time)
         assert timestamp_ns(extended.run_expiration_time) - start_ns == 60_000_000_000

@@ -15,6 +15,8 @@ from temporalio.api.enums.v1 import (
     TaskQueueKind,
 )
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import History
+from temporalio.api.sdk.v1 import UserMetadata
 from temporalio.api.workflow.v1 import (
     PendingActivityInfo,
     PendingChildExecutionInfo,
@@ -32,7 +34,8 @@ from perdure.api.errors import InvalidArgument
 from perdure.api.times import duration, timestamp
 from perdure.engine.execution import Execution
 from perdure.engine.state import Activity, Child, RetryPolicy, WorkflowTask
-from perdure.service import records, visibility
+from perdure.service import pages, records, visibility
+from perdure.service.reading import reading
 from perdure.service.units import Conflict
 
 if TYPE_CHECKING:
@@ -246,10 +249,21 @@ class DescribeRPCs:
         while True:
             entry = await node.executions.entry(key)
             answer = describe(entry.run, node.clock.now_ns())
-            if entry.unit is None:
-                return answer
-            try:
-                await entry.unit.wait()  # what is shown must be stored before it is told
-            except Conflict:
-                continue
+            if entry.unit is not None:
+                try:
+                    await entry.unit.wait()  # what is shown must be stored before it is told
+                except Conflict:
+                    continue
+            metadata = await self._user_metadata(key)
+            if metadata is not None:
+                answer.execution_config.user_metadata.CopyFrom(metadata)
             return answer
+
+    async def _user_metadata(self, key: int) -> UserMetadata | None:
+        """What the caller of the start wrote for people to read: only the first event has it."""
+        with reading():
+            found = await self.node.store.history(key, 1, 1, limit=1)
+        if not found:
+            return None  # deleted meanwhile
+        [event] = History.FromString(next(pages.frames(found[0].events))).events
+        return event.user_metadata if event.HasField("user_metadata") else None
