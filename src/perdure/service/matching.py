@@ -30,6 +30,7 @@ log = logging.getLogger("perdure.service")
 WORKFLOW = 1
 ACTIVITY = 2
 _IDENTITIES_MAX = 1_000
+_NOTE_NS = 1_000_000_000  # how exact the last look of a poller is
 
 Answer = RespondWorkflowTaskCompletedRequest | RespondWorkflowTaskFailedRequest
 Advance = Callable[[PollWorkflowTaskQueueResponse], Answer | None]
@@ -167,9 +168,11 @@ class TaskQueue:
 
     def note(self, identity: str, now_ns: int) -> None:
         """Remember who polled."""
-        self.seen_ns = now_ns
-        self.retired = False
         pollers = self.pollers
+        self.retired = False
+        if now_ns - pollers.get(identity, 0) < _NOTE_NS:
+            return
+        self.seen_ns = now_ns
         pollers[identity] = now_ns
         pollers.move_to_end(identity)
         if len(pollers) > _IDENTITIES_MAX:
@@ -189,7 +192,7 @@ class Matching:
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._queues: dict[QueueKey, TaskQueue] = {}
+        self._queues: dict[tuple[str, str, int], TaskQueue] = {}
         self._deadlines: OrderedDict[Poll, None] = OrderedDict()
         self._alarm: Alarm | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,17 +223,17 @@ class Matching:
 
     def queue(self, namespace: str, name: str, kind: int) -> TaskQueue:
         """The queue of that name, made on first use."""
-        key = QueueKey(namespace, name, kind)
-        found = self._queues.get(key)
+        found = self._queues.get((namespace, name, kind))
         if found is None:
             if len(self._queues) >= self._purge_at:
                 self._purge()
+            key = QueueKey(namespace, name, kind)
             found = self._queues[key] = TaskQueue(key)
         return found
 
     def known(self, namespace: str, name: str, kind: int) -> TaskQueue | None:
         """The queue of that name, if anything ever used it."""
-        return self._queues.get(QueueKey(namespace, name, kind))
+        return self._queues.get((namespace, name, kind))
 
     # -- polls -------------------------------------------------------------------------------------
 

@@ -53,14 +53,14 @@ _W_TOKEN, _W_PREVIOUS, _W_STARTED = (
 )  # fmt: skip
 _W_ATTEMPT, _W_HISTORY = _W["attempt"], _W["history"]
 _W_SCHEDULED_TIME, _W_STARTED_TIME = _W["scheduled_time"], _W["started_time"]
+_A_TOKEN, _A_ID, _A_HEADER = _A["task_token"], _A["activity_id"], _A["header"]
+_A_INPUT, _A_DETAILS, _A_ATTEMPT = _A["input"], _A["heartbeat_details"], _A["attempt"]
+_A_SCHEDULED, _A_DUE = _A["scheduled_time"], _A["current_attempt_scheduled_time"]
+_A_STARTED, _A_PRIORITY = _A["started_time"], _A["priority"]
 
 
 def _time(key: bytes, time_ns: int) -> bytes:
     return wire.block(key, wire.time_body(time_ns)) if time_ns else b""
-
-
-def _bytes(key: bytes, body: bytes) -> bytes:
-    return wire.block(key, body) if body else b""
 
 
 def workflow_prefix(info: RunInfo) -> bytes:
@@ -85,12 +85,15 @@ def workflow_task(
         task.attempt, task.stamp,
     )  # fmt: skip
     number, block = wire.number, wire.block
+    started = wire.time_body(task.started_ns)
+    scheduled_ns = task.scheduled_ns
+    scheduled = started if scheduled_ns == task.started_ns else wire.time_body(scheduled_ns)
     return PollWorkflowTaskQueueResponse.FromString(
         b"".join((
             prefix, block(_W_TOKEN, token), number(_W_PREVIOUS, previous_started_event_id),
             number(_W_STARTED, task.started_event_id), number(_W_ATTEMPT, task.attempt),
-            block(_W_HISTORY, history), _time(_W_SCHEDULED_TIME, task.scheduled_ns),
-            _time(_W_STARTED_TIME, task.started_ns),
+            block(_W_HISTORY, history), block(_W_SCHEDULED_TIME, scheduled),
+            block(_W_STARTED_TIME, started),
         ))
     )  # fmt: skip
 
@@ -137,21 +140,48 @@ def activity_task(entry: Entry, activity: Activity) -> PollActivityTaskQueueResp
         tokens.ACTIVITY, entry.run.key, entry.tag, activity.scheduled_event_id, 0,
         activity.attempt, activity.stamp,
     )  # fmt: skip
+    started_ns, scheduled_ns = activity.started_ns, activity.scheduled_ns
+    due_ns = activity.due_ns or scheduled_ns
+    started = wire.time_body(started_ns)
+    scheduled = started if scheduled_ns == started_ns else wire.time_body(scheduled_ns)
+    due = scheduled if due_ns == scheduled_ns else wire.time_body(due_ns)
+    block = wire.block
+    details, priority = activity.heartbeat_details, activity.priority
     return PollActivityTaskQueueResponse.FromString(
         b"".join((
-            prefix, wire.block(_A["task_token"], token),
-            wire.block(_A["activity_type"], wire.text(_FIRST, activity.activity_type)),
-            wire.text(_A["activity_id"], activity.activity_id),
-            _bytes(_A["header"], activity.header), _bytes(_A["input"], activity.input),
-            _bytes(_A["heartbeat_details"], activity.heartbeat_details),
-            _time(_A["scheduled_time"], activity.scheduled_ns),
-            _time(_A["current_attempt_scheduled_time"], activity.due_ns or activity.scheduled_ns),
-            _time(_A["started_time"], activity.started_ns),
-            wire.number(_A["attempt"], activity.attempt),
-            _time(_A["schedule_to_close_timeout"], activity.schedule_to_close_ns),
-            _time(_A["start_to_close_timeout"], activity.start_to_close_ns),
-            _time(_A["heartbeat_timeout"], activity.heartbeat_ns),
-            _bytes(_A["retry_policy"], retry_body(activity.retry)),
-            _bytes(_A["priority"], activity.priority),
+            prefix, block(_A_TOKEN, token), wire.text(_A_ID, activity.activity_id),
+            block(_A_HEADER, activity.header) if activity.header else b"",
+            block(_A_INPUT, activity.input) if activity.input else b"",
+            block(_A_DETAILS, details) if details else b"",
+            block(_A_SCHEDULED, scheduled), block(_A_DUE, due), block(_A_STARTED, started),
+            wire.number(_A_ATTEMPT, activity.attempt), _activity_options(activity),
+            block(_A_PRIORITY, priority) if priority else b"",
         ))
     )  # fmt: skip
+
+
+_options: dict[tuple[str, int, int, int], tuple[RetryPolicy | None, bytes]] = {}
+_OPTIONS_MAX = 1_000
+
+
+def _activity_options(activity: Activity) -> bytes:
+    """Type, timeouts and retry policy: alike for all activities that one call in the code makes."""
+    key = (
+        activity.activity_type, activity.schedule_to_close_ns, activity.start_to_close_ns,
+        activity.heartbeat_ns,
+    )  # fmt: skip
+    known = _options.get(key)
+    if known is not None and known[0] is activity.retry:
+        return known[1]
+    made = (
+        wire.block(_A["activity_type"], wire.text(_FIRST, activity.activity_type))
+        + _time(_A["schedule_to_close_timeout"], activity.schedule_to_close_ns)
+        + _time(_A["start_to_close_timeout"], activity.start_to_close_ns)
+        + _time(_A["heartbeat_timeout"], activity.heartbeat_ns)
+    )
+    if activity.retry is not None:
+        made += wire.block(_A["retry_policy"], retry_body(activity.retry))
+    if len(_options) >= _OPTIONS_MAX:
+        _options.clear()
+    _options[key] = (activity.retry, made)
+    return made

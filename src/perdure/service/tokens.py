@@ -8,6 +8,7 @@ one is the engine's to say.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -36,6 +37,7 @@ class TaskToken(NamedTuple):
     stamp: int
 
 
+@lru_cache(maxsize=16_384)
 def run_tag(run_id: str) -> bytes:
     """The eight bytes of a run id that go into its tokens."""
     return bytes.fromhex(run_id.replace("-", "")[:16]).ljust(8, b"\0")
