@@ -162,7 +162,10 @@ async def test_watchers_that_give_up_are_forgotten() -> None:
         await stage.start("a")
         for _ in range(3):
             await get(stage, wait_new_event=True, history_event_filter_type=CLOSE)
+        first = await get(stage, wait_new_event=True)
+        await get(stage, wait_new_event=True, next_page_token=first.next_page_token)
         assert not stage.node.executions._watchers
+        assert not stage.node.executions._close_watchers
 
 
 @virtual

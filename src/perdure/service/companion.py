@@ -44,6 +44,7 @@ class WaitingQuery(msgspec.Struct):
     query: WorkflowQuery
     answer: asyncio.Future[WorkflowQueryResult]
     sent_with: int = NOT_SENT
+    answered_by: int = NOT_SENT
 
 
 class PendingUpdate(msgspec.Struct):
@@ -53,6 +54,7 @@ class PendingUpdate(msgspec.Struct):
         request: serialised Request; b"" when the run's history has it.
         stage, outcome: how far it durably is.
         sent_with: the stamp of the last workflow task that carries the request.
+        answered_by: the stamp of the task whose answer has it, which is not durable yet.
         error: why it cannot go on.
         callers: who follow it.
         waiters: told of every step, and of the end.
@@ -63,6 +65,7 @@ class PendingUpdate(msgspec.Struct):
     stage: int
     outcome: bytes = b""
     sent_with: int = NOT_SENT
+    answered_by: int = NOT_SENT
     error: RPCError | Unblocked | None = None
     callers: int = 0
     waiters: list[asyncio.Future[None]] = []
@@ -74,19 +77,19 @@ class RunCompanion:
     Args:
         wake: makes sure that the run gets a workflow task, because an update waits for one.
         attempt: the attempt of the run's present workflow task; 0 without one.
-        emptied: called when nothing waits any more.
+        emptied: called with the companion when nothing waits any more.
     """
 
     def __init__(
         self,
         wake: Callable[[], None],
         attempt: Callable[[], int],
-        emptied: Callable[[], None],
+        emptied: Callable[[RunCompanion], None],
     ) -> None:
         self._wake = wake
         self._attempt = attempt
         self._emptied = emptied
-        self.answered: RespondWorkflowTaskCompletedRequest | None = None
+        self._applied: RespondWorkflowTaskCompletedRequest | None = None
         self._queries: dict[str, WaitingQuery] = {}
         self._updates: dict[str, PendingUpdate] = {}
         self._next_query = 0
@@ -179,7 +182,7 @@ class RunCompanion:
 
     def _check_empty(self) -> None:
         if not self._queries and not self._updates:
-            self._emptied()
+            self._emptied(self)
 
     # -- what the run does (see executions.Companion) ----------------------------------------------
 
@@ -189,12 +192,13 @@ class RunCompanion:
         All that has no answer is added, sent before or not: the task that carried it before did
         not complete, or its commit was lost.
         """
-        stamp = tokens.decode(response.task_token, tokens.WORKFLOW).stamp
+        stamp = _stamp(response.task_token)
         for query_id, waiting in self._queries.items():
-            waiting.sent_with = stamp
-            response.queries[query_id].CopyFrom(waiting.query)
+            if waiting.answered_by == NOT_SENT:
+                waiting.sent_with = stamp
+                response.queries[query_id].CopyFrom(waiting.query)
         for update in self._updates.values():
-            if update.stage == ADMITTED and update.request:
+            if update.stage == ADMITTED and update.request and update.answered_by == NOT_SENT:
                 update.sent_with = stamp
                 response.messages.append(
                     engine_updates.request_message(
@@ -202,12 +206,47 @@ class RunCompanion:
                     )
                 )
 
+    def on_task_applied(self, request: RespondWorkflowTaskCompletedRequest) -> None:
+        """An answer was taken in: what it settles is not sent again while its commit is open."""
+        self._applied = request
+        stamp = _stamp(request.task_token)
+        if not request.force_create_new_workflow_task:
+            for update in self._updates.values():
+                if update.sent_with == stamp:  # with no message about it, it will be rejected
+                    update.answered_by = stamp
+        for message in request.messages:
+            answered = self._updates.get(message.protocol_instance_id)
+            if answered is not None:
+                answered.answered_by = stamp
+        for query_id in request.query_results:
+            waiting = self._queries.get(query_id)
+            if waiting is not None:
+                waiting.answered_by = stamp
+
+    def take_answer(self) -> RespondWorkflowTaskCompletedRequest | None:
+        """The answer that was taken in by the open transition, once."""
+        applied, self._applied = self._applied, None
+        return applied
+
+    def on_task_undone(self, request: RespondWorkflowTaskCompletedRequest) -> None:
+        """The commit of an answer was lost: what it settled is open again."""
+        self._settle(_stamp(request.task_token))
+
+    def _settle(self, stamp: int) -> None:
+        for waiting in self._queries.values():
+            if waiting.answered_by == stamp:
+                waiting.answered_by = NOT_SENT
+        for update in self._updates.values():
+            if update.answered_by == stamp:
+                update.answered_by = NOT_SENT
+
     def on_task_completed(self, request: RespondWorkflowTaskCompletedRequest) -> None:
         """Take the answers to queries; requests of updates that got none are rejected.
 
         The run's next task may have been started already, and carry what came while this one ran.
         """
-        stamp = tokens.decode(request.task_token, tokens.WORKFLOW).stamp
+        stamp = _stamp(request.task_token)
+        self._settle(stamp)
         self._answer_queries(request, stamp)
         if not request.force_create_new_workflow_task:  # a heartbeat: the worker is still at it
             self._reject_unanswered({m.protocol_instance_id for m in request.messages}, stamp)
@@ -240,6 +279,8 @@ class RunCompanion:
 
     def on_task_lost(self) -> None:
         """What it carried must be sent again; queries give up on a task that keeps failing."""
+        for update in self._updates.values():
+            update.answered_by = NOT_SENT
         if self._attempt() >= FAILING_ATTEMPT:
             for waiting in self._queries.values():
                 if not waiting.answer.done():
@@ -270,6 +311,11 @@ class RunCompanion:
         for update in list(self._updates.values()):
             self.drop_update(update, Unblocked())
         self._check_empty()
+
+
+def _stamp(task_token: bytes) -> int:
+    """What tells a run's workflow tasks apart."""
+    return tokens.decode(task_token, tokens.WORKFLOW).stamp
 
 
 def failing_task() -> RPCError:
@@ -307,9 +353,10 @@ class Companions:
         """The run's companion, if something waits for it."""
         return self._made.get(key)
 
-    def _forget(self, key: int) -> None:
-        self._made.pop(key, None)
-        self._executions.companions.pop(key, None)
+    def _forget(self, key: int, emptied: RunCompanion) -> None:
+        if self._made.get(key) is emptied:  # an earlier one may hear late of a task it saw start
+            del self._made[key]
+            del self._executions.companions[key]
 
     def _attempt(self, key: int) -> int:
         entry = self._executions.cached(key)

@@ -41,7 +41,10 @@ def apply(
         workflow_tasks.fail(tx, refused.cause, _failure(refused.message), request.identity)
         return refused
     admitted = companion.admitted if companion is not None else None
-    return commands.complete(tx, request, admitted=admitted)
+    outcome = commands.complete(tx, request, admitted=admitted)
+    if companion is not None and not outcome.failed:
+        companion.on_task_applied(request)
+    return outcome
 
 
 def _admit_attributes(

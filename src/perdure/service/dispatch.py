@@ -27,7 +27,7 @@ from perdure.engine.state import Activity, WorkflowTask
 from perdure.engine.transition import TaskRef, Transition
 from perdure.service import completing, pages, responses
 from perdure.service.clock import Clock, sleep_until
-from perdure.service.executions import Entry, Executions
+from perdure.service.executions import Companion, Entry, Executions
 from perdure.service.ids import Ids
 from perdure.service.matching import ACTIVITY, WORKFLOW, Matching, Poll, TaskQueue
 from perdure.service.namespaces import Namespaces
@@ -91,6 +91,9 @@ class Dispatcher:
 
     def dispatch(self, entry: Entry, tx: Transition, unit: Unit, write: RunWrite) -> None:
         """Give ready tasks to parked polls, or write rows for them; queue messages and answers."""
+        companion = self._executions.companions.get(entry.run.key)
+        if companion is not None:
+            _note_answer(companion, unit)
         if tx.tasks:
             self._rounds = self._settings.fused_rounds_max
             for ref in tx.tasks:  # grows while fused workflow tasks make more
@@ -102,11 +105,7 @@ class Dispatcher:
             row_id = self._ids.take()
             write.put_messages.append(MessageRow(row_id, entry.run.key, outbox.encode(message)))
             unit.messages.append((row_id, entry.run.key, message))
-        companion = self._executions.companions.get(entry.run.key)
         if companion is not None:
-            if companion.answered is not None:
-                unit.done.append(partial(companion.on_task_completed, companion.answered))
-                companion.answered = None
             if tx.update_results:
                 unit.done.append(partial(companion.on_update_results, tx.update_results))
             if tx.closed:
@@ -213,7 +212,7 @@ class Dispatcher:
             if outcome.failed or isinstance(answer, RespondWorkflowTaskFailedRequest):
                 unit.done.append(companion.on_task_lost)
             else:
-                unit.done.append(partial(companion.on_task_completed, answer))
+                _note_answer(companion, unit)
         poll.queue.polls[poll] = None  # it goes on waiting, and goes first
         poll.queue.polls.move_to_end(poll, last=False)
         poll.task = None
@@ -422,6 +421,14 @@ class Dispatcher:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+
+
+def _note_answer(companion: Companion, unit: Unit) -> None:
+    """Tell of a worker's answer once its commit is done, or lost."""
+    answer = companion.take_answer()
+    if answer is not None:
+        unit.done.append(partial(companion.on_task_completed, answer))
+        unit.undo.append(partial(companion.on_task_undone, answer))
 
 
 def ready_workflow_task(run: Execution, scheduled_event_id: int, stamp: int) -> WorkflowTask | None:

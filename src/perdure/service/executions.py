@@ -13,7 +13,8 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Protocol, TypeVar
 
 from temporalio.api.common.v1 import SearchAttributes
@@ -46,13 +47,7 @@ class Companion(Protocol):
     """Callers that wait for something of a run, held in memory beside it: queries and updates.
 
     It outlives the cached run: a conflict or an eviction does not touch it.
-
-    Attributes:
-        answered: the answer to a workflow task that the open transition applied; the dispatcher
-            hands it to `on_task_completed` after the commit.
     """
-
-    answered: RespondWorkflowTaskCompletedRequest | None
 
     @property
     def admitted(self) -> Mapping[str, bytes]:
@@ -61,8 +56,17 @@ class Companion(Protocol):
     def on_task_started(self, response: PollWorkflowTaskQueueResponse) -> None:
         """A workflow task is about to be handed out: add queries and messages to it."""
 
+    def on_task_applied(self, request: RespondWorkflowTaskCompletedRequest) -> None:
+        """The open transition took in that task's answer."""
+
+    def take_answer(self) -> RespondWorkflowTaskCompletedRequest | None:
+        """That answer, once: `on_task_completed` or `on_task_undone` has to follow."""
+
     def on_task_completed(self, request: RespondWorkflowTaskCompletedRequest) -> None:
         """That task's answer is durable."""
+
+    def on_task_undone(self, request: RespondWorkflowTaskCompletedRequest) -> None:
+        """The commit of that answer was lost."""
 
     def on_task_lost(self) -> None:
         """The task failed, timed out, or its worker is gone: what it carried must be sent again."""
@@ -82,6 +86,7 @@ class Entry:
         unit: the last unit that holds changes of it, until that is committed.
         tail: framed history events since the last completed workflow task, from id `tail_first`.
         dropped: no longer in the cache; another entry may have taken its place.
+        close_is_stored: the run is closed, and that is committed.
         workflow_row: (stamp, row id) of the waiting workflow task's row, if it has one.
         activity_rows: the same for activities, by scheduled event id.
     """
@@ -90,6 +95,7 @@ class Entry:
         "_namespaces",
         "activity_prefix",
         "activity_rows",
+        "close_is_stored",
         "dropped",
         "run",
         "size_bytes",
@@ -110,6 +116,7 @@ class Entry:
         self.tail_bytes = 0
         self.tag = tokens.run_tag(run.info.run_id)
         self.dropped = False
+        self.close_is_stored = False
         self.size_bytes = 0
         self.workflow_row: tuple[int, int] | None = None
         self.activity_rows: dict[int, tuple[int, int]] = {}
@@ -194,6 +201,7 @@ class Executions:
         self._loading: dict[int, asyncio.Task[Entry | None]] = {}
         self._unsettled: set[int] = set()
         self._watchers: dict[int, list[asyncio.Future[None]]] = {}
+        self._close_watchers: dict[int, list[asyncio.Future[None]]] = {}
         self.companions: dict[int, Companion] = {}
         self.sink: TaskSink  # set by the node: the dispatcher needs this object too
         self.committer = Committer(
@@ -273,18 +281,11 @@ class Executions:
 
     def watch(self, key: int) -> asyncio.Future[None]:
         """A future for the next commit that changes the run. Cancel it when you are done."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watchers.setdefault(key, []).append(future)
-        future.add_done_callback(lambda done: self._unwatch(key, done))
-        return future
+        return _watch(self._watchers, key)
 
-    def _unwatch(self, key: int, future: asyncio.Future[None]) -> None:
-        """Forget a watcher that gave up; those that were told are forgotten already."""
-        watchers = self._watchers.get(key)
-        if future.cancelled() and watchers is not None and future in watchers:
-            watchers.remove(future)
-            if not watchers:
-                del self._watchers[key]
+    def watch_close(self, key: int) -> asyncio.Future[None]:
+        """A future for the commit that closes the run. Cancel it when you are done."""
+        return _watch(self._close_watchers, key)
 
     async def _load(self, key: int) -> Entry | None:
         loading = self._loading.get(key)
@@ -309,6 +310,7 @@ class Executions:
         except Exception as error:
             raise DataLoss(f"The stored run {key} cannot be read: {error}") from error
         entry = Entry(run, self._namespaces)
+        entry.close_is_stored = not run.is_open
         self._insert(entry)
         return entry
 
@@ -467,7 +469,7 @@ class Executions:
         """A closed run needs no alarm, and its waiting tasks are void."""
         state = entry.run.state
         state.wake_at_ns = 0
-        write.wake_changed = True
+        write.wake_changed = write.closes = True
         if entry.workflow_row is not None:
             write.drop_task(entry.workflow_row[1])
             entry.workflow_row = None
@@ -495,9 +497,10 @@ class Executions:
             if entry.unit is unit:
                 entry.unit = None
             if watchers and key in watchers:
-                for watcher in watchers.pop(key):
-                    if not watcher.done():
-                        watcher.set_result(None)
+                _wake(watchers.pop(key))
+            if write.closes:
+                entry.close_is_stored = True
+                _wake(self._close_watchers.pop(key, ()))
         for call in unit.done:
             call()
         self.sink.unit_committed(unit)
@@ -512,6 +515,39 @@ class Executions:
                 self.committer.lose(later, Conflict())
         for call in reversed(unit.undo):
             call()
+
+
+def _unwatch(
+    all_watchers: dict[int, list[asyncio.Future[None]]], key: int, future: asyncio.Future[None]
+) -> None:
+    """Forget a watcher that gave up; those that were told are forgotten already."""
+    watchers = all_watchers.get(key)
+    if future.cancelled() and watchers is not None and future in watchers:
+        watchers.remove(future)
+        if not watchers:
+            del all_watchers[key]
+
+
+def _watch(watched: dict[int, list[asyncio.Future[None]]], key: int) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    watched.setdefault(key, []).append(future)
+
+    def forget(done: asyncio.Future[None]) -> None:
+        """One that was told is forgotten already; this one gave up."""
+        watchers = watched.get(key)
+        if done.cancelled() and watchers is not None and done in watchers:
+            watchers.remove(done)
+            if not watchers:
+                del watched[key]
+
+    future.add_done_callback(forget)
+    return future
+
+
+def _wake(watchers: Iterable[asyncio.Future[None]]) -> None:
+    for watcher in watchers:
+        if not watcher.done():
+            watcher.set_result(None)
 
 
 async def _is_written(unit: Unit) -> bool:

@@ -173,7 +173,7 @@ class HistoryRPCs:
         node = self.node
         deadline_ns = node.clock.now_ns() + LONG_POLL_NS
         while True:
-            with waiting.watching(node.executions, token.key) as changed:
+            with waiting.watching_close(node.executions, token.key) as changed:
                 event = await self._committed_close(token.key)
                 if (
                     event
@@ -190,7 +190,7 @@ class HistoryRPCs:
     async def _committed_close(self, key: int) -> bytes:
         """The closing event, framed; b"" unless the close is durable."""
         entry = self.node.executions.cached(key) or await self.node.executions.entry(key)
-        if entry.run.is_open or entry.unit is not None:
+        if not entry.close_is_stored:
             return b""
         close_event_id = entry.run.state.close_event_id
         kept = entry.events(close_event_id, [])

@@ -31,6 +31,7 @@ class RunWrite:
     __slots__ = (
         "based_on",
         "changed",
+        "closes",
         "drop_messages",
         "drop_tasks",
         "dropped",
@@ -55,6 +56,7 @@ class RunWrite:
         self.put_messages: list[MessageRow] = []
         self.drop_messages: list[int] = []
         self.visible = based_on == 0
+        self.closes = False
         self.wake_changed = False
 
     def merge(self, tx: Transition) -> None:

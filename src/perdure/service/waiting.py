@@ -23,6 +23,16 @@ def watching(executions: Executions, key: int) -> Iterator[asyncio.Future[None]]
         future.cancel()
 
 
+@contextmanager
+def watching_close(executions: Executions, key: int) -> Iterator[asyncio.Future[None]]:
+    """The same for the commit that closes the run."""
+    future = executions.watch_close(key)
+    try:
+        yield future
+    finally:
+        future.cancel()
+
+
 async def happened(future: asyncio.Future[Any], clock: Clock, deadline_ns: int) -> bool:
     """Wait until the future is done, or cancel it when the time has come.
 

@@ -167,8 +167,6 @@ class _Completion:
             self._start_activities(entry, tx, in_process)
         if request.return_new_workflow_task and not self.task.failed:
             self._start_next(entry, tx, in_process)
-        if companion is not None and not self.task.failed:
-            companion.answered = request
 
     def _start_activities(self, entry: Entry, tx: Transition, in_process: bool) -> None:
         eager = set(self.task.eager_activities)

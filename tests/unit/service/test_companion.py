@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 from temporalio.api.enums.v1 import QueryResultType
@@ -17,7 +18,7 @@ from perdure.api.errors import ResourceExhausted, WorkflowNotReady
 from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED
 from perdure.service import companion as companion_module
 from perdure.service import tokens
-from perdure.service.companion import RunCompanion, Unblocked
+from perdure.service.companion import Companions, RunCompanion, Unblocked
 
 
 class Stage:
@@ -32,7 +33,7 @@ class Stage:
     def _wake(self) -> None:
         self.wakes += 1
 
-    def _empty(self) -> None:
+    def _empty(self, companion: RunCompanion) -> None:
         self.emptied += 1
 
     def start(self, stamp: int) -> PollWorkflowTaskQueueResponse:
@@ -189,6 +190,54 @@ async def test_an_update_that_came_while_a_task_ran_asks_for_another(stage: Stag
     stage.complete(1)
     assert stage.wakes == 1
     assert len(stage.start(2).messages) == 1
+
+
+async def test_what_an_open_commit_answers_is_not_sent_again_unless_it_is_lost(
+    stage: Stage,
+) -> None:
+    query_id, _ = stage.companion.add_query(query())
+    for update_id in ("answered", "ignored"):
+        stage.companion.add_update(update_id, b"request")
+    stage.start(1)
+    stage.companion.add_update("late", b"request")
+    done = RespondWorkflowTaskCompletedRequest(task_token=token(1))
+    done.messages.add(protocol_instance_id="answered")
+    done.query_results[query_id].SetInParent()
+    stage.companion.on_task_applied(done)
+    assert stage.companion.take_answer() is done
+    assert stage.companion.take_answer() is None
+    following = stage.start(2)  # within the same commit, or one that stacks on it
+    assert [message.protocol_instance_id for message in following.messages] == ["late"]
+    assert not following.queries
+    stage.companion.on_task_undone(done)
+    again = stage.start(3)
+    assert len(again.messages) == 3
+    assert query_id in again.queries
+
+
+async def test_a_companion_that_went_away_does_not_take_its_successor_along() -> None:
+    class Executions:
+        companions: ClassVar[dict[int, object]] = {}
+
+        def cached(self, key: int) -> None:
+            return None
+
+    executions = Executions()
+    companions = Companions(executions)  # type: ignore[arg-type]
+    first = companions.of(1)
+    query_id, _ = first.add_query(query())
+    first.remove_query(query_id)
+    assert executions.companions == {}
+    second = companions.of(1)
+    assert second is not first
+    _, answer = second.add_query(query())
+    first.on_task_completed(RespondWorkflowTaskCompletedRequest(task_token=token(1)))
+    assert companions.known(1) is second
+    assert executions.companions == {1: second}
+    second.on_closed()
+    with pytest.raises(Unblocked):
+        answer.result()
+    assert executions.companions == {}
 
 
 async def test_a_heartbeat_leaves_updates_alone(stage: Stage) -> None:
