@@ -14,14 +14,14 @@ VARINT = 0
 LENGTH_DELIMITED = 2
 
 
-def varint(value: int) -> bytes:
-    """A non-negative integer as a base-128 varint."""
-    if value < _CACHED:
-        return _SMALL[value]
-    return _varint(value)
-
-
 def _varint(value: int) -> bytes:
+    if value < 0:
+        raise ValueError(f"a varint is not negative: {value}")
+    if 1 << 21 <= value < 1 << 35:  # most numbers of nanoseconds, so without a loop
+        first, second, third = value & 127 | 128, value >> 7 & 127 | 128, value >> 14 & 127 | 128
+        if value < 1 << 28:
+            return bytes((first, second, third, value >> 21))
+        return bytes((first, second, third, value >> 21 & 127 | 128, value >> 28))
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -30,8 +30,28 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-_CACHED = 4_096  # event ids, lengths and the like are small, as a rule
-_SMALL = [_varint(value) for value in range(_CACHED)]
+class _Varints(dict[int, bytes]):
+    """Non-negative integers as base-128 varints, by subscription: half the cost of a call.
+
+    Small ones are kept when they were asked for: event ids, lengths and the like.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, value: int) -> bytes:
+        made = _varint(value)
+        if value < _KEPT:
+            self[value] = made
+        return made
+
+
+_KEPT = 65_536
+VARINTS = _Varints()
+
+
+def varint(value: int) -> bytes:
+    """A non-negative integer as a base-128 varint."""
+    return VARINTS[value]
 
 
 def tag(field: int, wire_type: int) -> bytes:
@@ -43,13 +63,12 @@ def number(key: bytes, value: int) -> bytes:
     """An integer, enum or bool field; nothing for zero, as proto3 has it."""
     if not value:
         return b""
-    return key + (_SMALL[value] if value < _CACHED else _varint(value))
+    return key + VARINTS[value]
 
 
 def block(key: bytes, body: bytes) -> bytes:
     """A sub-message or bytes field, written even when it is empty."""
-    size = len(body)
-    return key + (_SMALL[size] if size < _CACHED else _varint(size)) + body
+    return key + VARINTS[len(body)] + body
 
 
 def text(key: bytes, value: str) -> bytes:
@@ -57,18 +76,18 @@ def text(key: bytes, value: str) -> bytes:
     if not value:
         return b""
     body = value.encode()
-    size = len(body)
-    return key + (_SMALL[size] if size < _CACHED else _varint(size)) + body
+    return key + VARINTS[len(body)] + body
 
 
 _SECONDS = tag(1, VARINT)
 _NANOS = tag(2, VARINT)
 
 
+@lru_cache(maxsize=64)  # the moment of a transition is written several times
 def time_body(time_ns: int) -> bytes:
     """The body of a Timestamp or Duration of a non-negative number of nanoseconds."""
     seconds, nanos = divmod(time_ns, 1_000_000_000)
-    return _seconds(seconds) + number(_NANOS, nanos)
+    return _seconds(seconds) + (_NANOS + _varint(nanos) if nanos else b"")
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from temporalio.api.command.v1 import Command
@@ -42,14 +42,61 @@ _ACTIVITY_TIMEOUTS: tuple[_Timeout, ...] = (
 )
 
 
+_BOUNDING = frozenset(("start_to_close_timeout", "schedule_to_close_timeout"))
+"""An activity has one of these, or it might run for ever."""
+
+
+class Names:
+    """Names in use, seen over those that the run has: the cost does not grow with these."""
+
+    __slots__ = ("_added", "_there", "_without")
+
+    def __init__(self, there: Mapping[str, object]) -> None:
+        self._there = there
+        self._added: set[str] = set()  # not there
+        self._without: set[str] = set()  # there
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._added or (name in self._there and name not in self._without)
+
+    def __len__(self) -> int:
+        return len(self._there) + len(self._added) - len(self._without)
+
+    def add(self, name: str) -> None:
+        """A command takes the name."""
+        if name in self._there:
+            self._without.discard(name)
+        else:
+            self._added.add(name)
+
+    def discard(self, name: str) -> None:
+        """A command frees the name, if it is in use."""
+        if name in self._there:
+            self._without.add(name)
+        else:
+            self._added.discard(name)
+
+
 class Plan:
     """What the commands checked so far will have made of the run."""
+
+    __slots__ = (
+        "activity_ids",
+        "cancelled",
+        "cancels",
+        "child_ids",
+        "children",
+        "limits",
+        "run",
+        "signals",
+        "timers",
+    )
 
     def __init__(self, run: Execution, limits: Limits) -> None:
         self.run = run
         self.limits = limits
-        self.timers = set(run.timers)
-        self.activity_ids = set(run.activity_ids)
+        self.timers = Names(run.timers)
+        self.activity_ids = Names(run.activity_ids)
         self.cancelled: set[int] = set()
         self.children = 0
         self.child_ids: set[str] = set()
@@ -159,16 +206,25 @@ def _policy(cause: int, where: str, policy: RetryPolicy) -> None:
         raise BadCommand(cause, f"invalid RetryPolicy on {where}: {wrong}")
 
 
+def _activity_names(plan: Plan, where: str, activity_id: str, kind: str, queue: str) -> None:
+    limit = plan.limits.id_bytes_max
+    longest = max(len(activity_id), len(kind), len(queue))
+    if activity_id and kind and (limit <= 0 or longest <= limit):
+        return
+    _id(plan, _ACTIVITY, "ActivityId", where, activity_id)
+    _id(plan, _ACTIVITY, "ActivityType", where, kind)
+    _id(plan, _ACTIVITY, "TaskQueue", where, queue, needed=False)
+
+
 def _activity(plan: Plan, command: Command) -> None:
     wanted = command.schedule_activity_task_command_attributes
     where = "ScheduleActivityTaskCommand"
-    _id(plan, _ACTIVITY, "ActivityId", where, wanted.activity_id)
-    _id(plan, _ACTIVITY, "ActivityType", where, wanted.activity_type.name)
-    _id(plan, _ACTIVITY, "TaskQueue", where, wanted.task_queue.name, needed=False)
-    if wanted.activity_id in plan.activity_ids:
+    activity_id = wanted.activity_id
+    _activity_names(plan, where, activity_id, wanted.activity_type.name, wanted.task_queue.name)
+    if activity_id in plan.activity_ids:
         raise BadCommand(
             Cause.WORKFLOW_TASK_FAILED_CAUSE_SCHEDULE_ACTIVITY_DUPLICATE_ID,
-            f"activity id {wanted.activity_id!r} is in use by a pending activity",
+            f"activity id {activity_id!r} is in use by a pending activity",
         )
     limit = plan.limits.pending_activities_max
     if 0 < limit <= len(plan.activity_ids):
@@ -177,21 +233,24 @@ def _activity(plan: Plan, command: Command) -> None:
             f"the number of pending activities, {len(plan.activity_ids)}, has reached the "
             f"per-workflow limit of {limit}",
         )
+    is_bounded = False
     for name in _ACTIVITY_TIMEOUTS:
-        if wanted.HasField(name) and duration_ns(getattr(wanted, name)) < 0:
-            raise BadCommand(_ACTIVITY, f"{name} cannot be negative on {where}.")
-    if not (
-        duration_ns(wanted.start_to_close_timeout) or duration_ns(wanted.schedule_to_close_timeout)
-    ):
+        if wanted.HasField(name):
+            length_ns = duration_ns(getattr(wanted, name))
+            if length_ns < 0:
+                raise BadCommand(_ACTIVITY, f"{name} cannot be negative on {where}.")
+            is_bounded = is_bounded or (length_ns > 0 and name in _BOUNDING)
+    if not is_bounded:
         raise BadCommand(
             _ACTIVITY,
             f"A valid StartToClose or ScheduleToCloseTimeout is not set on {where}."
-            f" ActivityId={wanted.activity_id} ActivityType={wanted.activity_type.name}",
+            f" ActivityId={activity_id} ActivityType={wanted.activity_type.name}",
         )
     if wanted.HasField("retry_policy"):
         _policy(_ACTIVITY, where, wanted.retry_policy)
-    _size(plan, _ACTIVITY, where, wanted.input.ByteSize())
-    plan.activity_ids.add(wanted.activity_id)
+    if wanted.HasField("input"):
+        _size(plan, _ACTIVITY, where, wanted.input.ByteSize())
+    plan.activity_ids.add(activity_id)
 
 
 def _cancel_activity(plan: Plan, command: Command) -> None:

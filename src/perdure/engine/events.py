@@ -7,7 +7,8 @@ all other events are built through their message classes. A test holds the bytes
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 from google.protobuf.message import Message
 from temporalio.api.command.v1 import ScheduleActivityTaskCommandAttributes
@@ -32,6 +33,11 @@ def field(message: type[Message], name: str) -> bytes:
     found = message.DESCRIPTOR.fields_by_name[name]
     varint = found.cpp_type not in (found.CPPTYPE_MESSAGE, found.CPPTYPE_STRING)
     return wire.tag(found.number, wire.VARINT if varint else wire.LENGTH_DELIMITED)
+
+
+def _text(key: bytes) -> Callable[[str], bytes]:
+    """Writes one string field: for those with few values, such as a worker's identity."""
+    return lru_cache(maxsize=1024)(partial(wire.text, key))
 
 
 USER_METADATA = field(HistoryEvent, "user_metadata")
@@ -69,7 +75,7 @@ def workflow_task_scheduled(queue: bytes, timeout_ns: int, attempt: int) -> byte
 
 _WT = WorkflowTaskStartedEventAttributes
 _WT_SCHEDULED = field(_WT, "scheduled_event_id")
-_WT_IDENTITY = field(_WT, "identity")
+_identity_wt = _text(field(_WT, "identity"))
 _WT_REQUEST = field(_WT, "request_id")
 _WT_SUGGEST = field(_WT, "suggest_continue_as_new")
 _WT_SIZE = field(_WT, "history_size_bytes")
@@ -83,19 +89,20 @@ def workflow_task_started(
     history_size_bytes: int,
 ) -> bytes:
     """WorkflowTaskStartedEventAttributes."""
-    return (
+    body = (
         wire.number(_WT_SCHEDULED, scheduled_event_id)
-        + wire.text(_WT_IDENTITY, identity)
+        + _identity_wt(identity)
         + wire.text(_WT_REQUEST, request_id)
-        + wire.number(_WT_SUGGEST, suggest_continue_as_new)
-        + wire.number(_WT_SIZE, history_size_bytes)
     )
+    if suggest_continue_as_new:
+        body += _WT_SUGGEST + b"\1"
+    return body + wire.number(_WT_SIZE, history_size_bytes)
 
 
 _WC = WorkflowTaskCompletedEventAttributes
 _WC_SCHEDULED = field(_WC, "scheduled_event_id")
 _WC_STARTED = field(_WC, "started_event_id")
-_WC_IDENTITY = field(_WC, "identity")
+_identity_wc = _text(field(_WC, "identity"))
 
 
 def workflow_task_completed(
@@ -105,14 +112,14 @@ def workflow_task_completed(
     return (
         wire.number(_WC_SCHEDULED, scheduled_event_id)
         + wire.number(_WC_STARTED, started_event_id)
-        + wire.text(_WC_IDENTITY, identity)
+        + _identity_wc(identity)
         + rest
     )
 
 
 _AT = ActivityTaskStartedEventAttributes
 _AT_SCHEDULED = field(_AT, "scheduled_event_id")
-_AT_IDENTITY = field(_AT, "identity")
+_identity_at = _text(field(_AT, "identity"))
 _AT_REQUEST = field(_AT, "request_id")
 _AT_ATTEMPT = field(_AT, "attempt")
 _AT_FAILURE = field(_AT, "last_failure")
@@ -121,20 +128,23 @@ _AT_FAILURE = field(_AT, "last_failure")
 def activity_task_started(activity: Activity) -> bytes:
     """ActivityTaskStartedEventAttributes of the present attempt."""
     failure = activity.last_failure
-    return (
-        wire.number(_AT_SCHEDULED, activity.scheduled_event_id)
-        + wire.text(_AT_IDENTITY, activity.started_identity)
+    varints = wire.VARINTS
+    body = (
+        _AT_SCHEDULED
+        + varints[activity.scheduled_event_id]
+        + _identity_at(activity.started_identity)
         + wire.text(_AT_REQUEST, activity.request_id)
-        + wire.number(_AT_ATTEMPT, activity.attempt)
-        + (wire.block(_AT_FAILURE, failure) if failure else b"")
+        + _AT_ATTEMPT
+        + varints[activity.attempt]
     )
+    return body + wire.block(_AT_FAILURE, failure) if failure else body
 
 
 _AC = ActivityTaskCompletedEventAttributes
 _AC_RESULT = field(_AC, "result")
 _AC_SCHEDULED = field(_AC, "scheduled_event_id")
 _AC_STARTED = field(_AC, "started_event_id")
-_AC_IDENTITY = field(_AC, "identity")
+_identity_ac = _text(field(_AC, "identity"))
 
 
 def activity_task_completed(
@@ -143,9 +153,10 @@ def activity_task_completed(
     """ActivityTaskCompletedEventAttributes; `result`: serialised Payloads."""
     return (
         (wire.block(_AC_RESULT, result) if has_result else b"")
-        + wire.number(_AC_SCHEDULED, scheduled_event_id)
+        + _AC_SCHEDULED
+        + wire.VARINTS[scheduled_event_id]
         + wire.number(_AC_STARTED, started_event_id)
-        + wire.text(_AC_IDENTITY, identity)
+        + _identity_ac(identity)
     )
 
 
@@ -192,7 +203,9 @@ def activity_task_scheduled(
         body += wire.block(_AS_HEADER, activity.header)
     if activity.priority:
         body += wire.block(_AS_PRIORITY, activity.priority)
-    return body + wire.number(_AS_WORKFLOW_BUILD, command.use_workflow_build_id)
+    if command.use_workflow_build_id:
+        body += _AS_WORKFLOW_BUILD + b"\1"
+    return body
 
 
 @lru_cache(maxsize=4096)

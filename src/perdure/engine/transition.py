@@ -48,9 +48,10 @@ _TYPE_AND_ATTRIBUTES = {
 
 def frame(event_id: int, time_field: bytes, event_type: int, body: bytes, extra: bytes) -> bytes:
     """One event, framed as the field ``events`` of a History message."""
-    attributes = wire.block(_TYPE_AND_ATTRIBUTES[event_type], body)
-    event = wire.number(_EVENT_ID, event_id) + time_field + attributes + extra
-    return wire.block(_FRAME, event)
+    varints = wire.VARINTS
+    key = _TYPE_AND_ATTRIBUTES[event_type]
+    event = _EVENT_ID + varints[event_id] + time_field + key + varints[len(body)] + body + extra
+    return _FRAME + varints[len(event)] + event
 
 
 def unwritten(event_id: int, time_ns: int, event_type: int, body: bytes) -> bytes:
@@ -74,6 +75,7 @@ class Transition:
         run: the execution, changed in place; if the write fails the service drops it and reloads.
         now_ns: the moment, for all events of the transition.
         random: where ids and jitter come from.
+        parts: the new events, one framed blob each, in order of event id from first_event_id.
         tasks: tasks that became ready, for the service to match or store.
         messages: work for other runs (engine.outbox structs), stored in the same transaction.
         successor: how to start the run that follows (continue-as-new, retry, cron), or None.
@@ -86,7 +88,6 @@ class Transition:
 
     __slots__ = (
         "_first_event_id",
-        "_parts",
         "_time_field",
         "answering",
         "based_on",
@@ -97,6 +98,7 @@ class Transition:
         "messages",
         "messages_done",
         "now_ns",
+        "parts",
         "random",
         "run",
         "successor",
@@ -114,8 +116,9 @@ class Transition:
         self.limits = DEFAULT
         self.based_on = run.state.version
         self._first_event_id = run.state.next_event_id
-        self._parts: list[bytes] = []
-        self._time_field = wire.block(_EVENT_TIME, wire.time_body(now_ns))
+        self.parts: list[bytes] = []
+        time_body = wire.time_body(now_ns)
+        self._time_field = _EVENT_TIME + wire.VARINTS[len(time_body)] + time_body
         self.changed: dict[int, AnyItem] = {}
         self.dropped: dict[int, None] = {}
         self.tasks: list[TaskRef] = []
@@ -139,10 +142,11 @@ class Transition:
     def _append(self, event_type: int, body: bytes, extra: bytes, time_field: bytes) -> int:
         state = self.run.state
         event_id = state.next_event_id
+        assert event_id > 0
         state.next_event_id = event_id + 1
         framed = frame(event_id, time_field, event_type, body, extra)
         state.history_size_bytes += len(framed)
-        self._parts.append(framed)
+        self.parts.append(framed)
         return event_id
 
     def record(
@@ -172,9 +176,9 @@ class Transition:
 
     def precede(self, parts: list[bytes]) -> None:
         """Begin with events made elsewhere: the kept history, framed one by one, of a reset run."""
-        assert not self._parts, "history comes before what the transition adds"
+        assert not self.parts, "history comes before what the transition adds"
         self._first_event_id = 1
-        self._parts.extend(parts)
+        self.parts.extend(parts)
 
     @property
     def first_event_id(self) -> int:
@@ -184,16 +188,11 @@ class Transition:
     @property
     def events(self) -> bytes:
         """The new events, framed as a History message."""
-        return b"".join(self._parts)
-
-    @property
-    def parts(self) -> list[bytes]:
-        """The new events, one framed blob each, in order of event id from first_event_id."""
-        return self._parts
+        return b"".join(self.parts)
 
     @property
     def has_events(self) -> bool:
-        return bool(self._parts)
+        return bool(self.parts)
 
     # -- items -------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ stage ACCEPTED). Nobody may be told before the transition is committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -197,8 +197,8 @@ class Inbox:
     def read(
         cls,
         run: Execution,
-        messages: Iterable[Message],
-        command_message_ids: Iterable[str] = (),
+        messages: Sequence[Message],
+        command_message_ids: Sequence[str] = (),
         admitted: Mapping[str, bytes] | None = None,
         *,
         total_limit: int = TOTAL_LIMIT,
@@ -213,6 +213,8 @@ class Inbox:
         not fit how far an update is, an incomplete message, or too many updates in the run.
         """
         known = admitted or {}
+        if not messages and not command_message_ids:
+            return _EMPTY
         inbox = cls([(message, _body(message)) for message in messages], known)
         stages: dict[str, int] = {}
         order = inbox._order(command_message_ids)
@@ -220,7 +222,7 @@ class Inbox:
             _check(run, message, body, stages, known, total_limit)
         return inbox
 
-    def _order(self, command_message_ids: Iterable[str]) -> list[tuple[Message, _Body]]:
+    def _order(self, command_message_ids: Sequence[str]) -> list[tuple[Message, _Body]]:
         left = dict(self._waiting)
         order = []
         for message_id in command_message_ids:
@@ -238,9 +240,10 @@ class Inbox:
 
     def apply_rest(self, tx: Transition) -> None:
         """After all commands: apply what no command named (rejections, as a rule)."""
-        for pair in list(self._waiting.values()):
-            self._apply(tx, *pair)
-        self._waiting.clear()
+        if self._waiting:
+            for pair in list(self._waiting.values()):
+                self._apply(tx, *pair)
+            self._waiting.clear()
 
     def _apply(self, tx: Transition, message: Message, body: _Body) -> None:
         update_id = message.protocol_instance_id
@@ -252,6 +255,10 @@ class Inbox:
             _accept(tx, update_id, body, self._admitted.get(update_id, b""))
         else:
             _complete(tx, update_id, body)
+
+
+_EMPTY = Inbox([], {})
+"""Of the usual answer, which has no messages."""
 
 
 def _body(message: Message) -> _Body:
