@@ -9,8 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from perdure.api import errors as api_errors
+from perdure.engine.limits import DEFAULT
+from perdure.sdk import errors as sdk_errors
+from perdure.sdk.lint import RULES
+from perdure.service.settings import Settings
+from perdure.store import contract
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 TUTORIAL = DOCS / "tutorial"
@@ -148,3 +156,44 @@ def anchors(page: Path) -> set[str]:
     """What headings of a page are linked by."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def exceptions_of(*modules: ModuleType) -> set[str]:
+    """Names of the exceptions that modules define."""
+    return {
+        name
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, BaseException)
+        and value.__module__ == module.__name__
+    }
+
+
+def test_every_error_is_in_a_tree_and_every_error_of_a_tree_is_there() -> None:
+    trees = [text for _, _, text in blocks(DOCS / "errors.md") if "──" in text]
+    drawn = set(re.findall(r"^(?:[│ ]*[├└]── )?([A-Z]\w+)", "".join(trees), re.MULTILINE))
+    assert drawn == exceptions_of(sdk_errors, api_errors, contract) | {"BaseException"}
+
+
+def test_every_rule_of_the_linter_is_explained() -> None:
+    text = (DOCS / "determinism.md").read_text(encoding="utf-8")
+    assert {rule for rule in RULES if f"| `{rule}` |" in text} == set(RULES)
+
+
+def test_the_limits_are_the_defaults() -> None:
+    text = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    limits = DEFAULT
+    rows = [
+        f"| {limits.id_bytes_max:,} bytes |",
+        f"| {limits.payload_bytes_max >> 20} MiB; "
+        f"logged from {Settings().payload_bytes_warn >> 10} KiB on |",
+        f"| more than {limits.history_suggest_events:,} events or "
+        f"{limits.history_suggest_bytes >> 20} MiB |",
+        f"| more than {limits.history_events_max:,} events or "
+        f"{limits.history_bytes_max >> 20} MiB |",
+        f"each | {limits.pending_activities_max:,} |",
+        f"| {limits.signals_max:,} |",
+        f"| {limits.updates_max:,}; {limits.updates_in_flight_max} at a time |",
+    ]
+    assert [row for row in rows if row not in text] == []
