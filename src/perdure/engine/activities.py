@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from google.protobuf.message import Message
 from temporalio.api.command.v1 import ScheduleActivityTaskCommandAttributes
+from temporalio.api.common.v1 import Payload, Payloads
 from temporalio.api.common.v1 import RetryPolicy as RetryPolicyMessage
 from temporalio.api.enums.v1 import EventType, RetryState, TimeoutType
 from temporalio.api.failure.v1 import Failure
@@ -35,6 +36,9 @@ DEFAULT_RETRY = RetryPolicy(
     0,
 )
 _DEFAULT_RETRY_BYTES = retry.message_of(DEFAULT_RETRY).SerializeToString()
+_NOT_STARTED = Payloads(
+    payloads=[Payload(metadata={"encoding": b"json/plain"}, data=b'"ACTIVITY_ID_NOT_STARTED"')]
+).SerializeToString()
 # Plain integers: an enum's attribute costs a microsecond, and these are on the hot path.
 _SCHEDULED = int(EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED)
 _STARTED = int(EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED)
@@ -83,14 +87,16 @@ def schedule(
     policy, policy_bytes = DEFAULT_RETRY, _DEFAULT_RETRY_BYTES
     if command.HasField("retry_policy"):
         policy, policy_bytes = _policy(command.retry_policy.SerializeToString())
+    has = command.HasField  # asking is cheaper than to serialise what is not there
     activity = Activity(
         tx.item_id(), tx.run.state.next_event_id, command.activity_id,
         command.activity_type.name, command.task_queue.name or info.task_queue, tx.now_ns,
-        input=command.input.SerializeToString(), header=command.header.SerializeToString(),
+        input=command.input.SerializeToString() if has("input") else b"",
+        header=command.header.SerializeToString() if has("header") else b"",
         schedule_to_close_ns=to_close, schedule_to_start_ns=to_start,
         start_to_close_ns=start_to_close, heartbeat_ns=heartbeat, retry=policy, due_ns=tx.now_ns,
         workflow_task_completed_event_id=completed_event_id,
-        priority=command.priority.SerializeToString(),
+        priority=command.priority.SerializeToString() if has("priority") else b"",
     )  # fmt: skip
     body = events.activity_task_scheduled(activity, command, policy_bytes, completed_event_id)
     tx.append(_SCHEDULED, body, extra)
@@ -396,7 +402,7 @@ def request_cancel(
         tx.put(activity)
         return
     _forget(tx, activity)
-    _record_cancelled(tx, activity, 0, b"", identity)
+    _record_cancelled(tx, activity, 0, _NOT_STARTED, identity)
 
 
 def deadlines(activity: Activity) -> list[tuple[int, int]]:

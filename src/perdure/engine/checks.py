@@ -80,21 +80,12 @@ class Names:
 class Plan:
     """What the commands checked so far will have made of the run."""
 
-    __slots__ = (
-        "activity_ids",
-        "cancelled",
-        "cancels",
-        "child_ids",
-        "children",
-        "limits",
-        "run",
-        "signals",
-        "timers",
-    )
-
-    def __init__(self, run: Execution, limits: Limits) -> None:
+    def __init__(self, run: Execution, limits: Limits, next_event_id: int) -> None:
         self.run = run
         self.limits = limits
+        self.next_event_id = next_event_id  # of the event that the next command will write
+        self.scheduled: dict[int, str] = {}  # activities of this answer: event id → activity id
+        self.unseen: set[int] = set()  # buffered events (item ids) that a command takes back
         self.timers = Names(run.timers)
         self.activity_ids = Names(run.activity_ids)
         self.cancelled: set[int] = set()
@@ -104,15 +95,21 @@ class Plan:
         self.cancels = 0
 
 
-def check(plan: Plan, command: Command) -> None:
-    """Raise BadCommand unless the command can be applied after those checked before it."""
-    rule = _RULES.get(command.command_type)
+def check(plan: Plan, command: Command) -> int:
+    """Raise BadCommand unless the command can be applied after those checked before it.
+
+    Returns its type.
+    """
+    kind: int = command.command_type
+    rule = _RULES.get(kind)
     if rule is None:
         raise BadCommand(
             Cause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED,
-            f"Unknown or unsupported command type {command.command_type}.",
+            f"Unknown or unsupported command type {kind}.",
         )
     rule(plan, command)
+    plan.next_event_id += 1
+    return kind
 
 
 def _no_rule(plan: Plan, command: Command) -> None:
@@ -251,28 +248,27 @@ def _activity(plan: Plan, command: Command) -> None:
     if wanted.HasField("input"):
         _size(plan, _ACTIVITY, where, wanted.input.ByteSize())
     plan.activity_ids.add(activity_id)
+    plan.scheduled[plan.next_event_id] = activity_id
 
 
 def _cancel_activity(plan: Plan, command: Command) -> None:
     asked = command.request_cancel_activity_task_command_attributes
     scheduled_event_id = asked.scheduled_event_id
-    if scheduled_event_id <= 0 or scheduled_event_id >= plan.run.state.next_event_id:
+    fresh = plan.scheduled.get(scheduled_event_id, "")
+    if not fresh and not 0 < scheduled_event_id < plan.run.state.next_event_id:
         raise BadCommand(
             _CANCEL_ACTIVITY,
             f"ScheduledEventId {scheduled_event_id} on RequestCancelActivityTaskCommand names no "
             "scheduled activity.",
         )
     activity = plan.run.activities.get(scheduled_event_id)
-    if activity is not None and (
-        activity.cancel_requested or scheduled_event_id in plan.cancelled
-    ):
-        raise BadCommand(
-            _CANCEL_ACTIVITY,
-            f"activity {activity.activity_id!r} was asked to cancel before",
-        )
+    activity_id = activity.activity_id if activity is not None else fresh
+    before = activity is not None and activity.cancel_requested
+    if activity_id and (before or scheduled_event_id in plan.cancelled):
+        raise BadCommand(_CANCEL_ACTIVITY, f"activity {activity_id!r} was asked to cancel before")
     plan.cancelled.add(scheduled_event_id)
-    if activity is not None and not activity.started_ns:
-        plan.activity_ids.discard(activity.activity_id)
+    if activity_id and (activity is None or not activity.started_ns):
+        plan.activity_ids.discard(activity_id)
 
 
 def _timer(plan: Plan, command: Command) -> None:
@@ -297,8 +293,11 @@ def _cancel_timer(plan: Plan, command: Command) -> None:
     _id(plan, _CANCEL_TIMER, "TimerId", "CancelTimerCommand", timer_id)
     if timer_id in plan.timers:
         plan.timers.discard(timer_id)
-    elif timers.buffered_fire(plan.run, timer_id) is None:
+        return
+    fired = timers.buffered_fire(plan.run, timer_id)
+    if fired is None or fired.id in plan.unseen:
         raise BadCommand(_CANCEL_TIMER, f"no timer {timer_id!r} is pending")
+    plan.unseen.add(fired.id)
 
 
 def _continue(plan: Plan, command: Command) -> None:

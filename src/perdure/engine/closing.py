@@ -137,7 +137,7 @@ def terminate(
     tx: Transition, reason: str, details: Payloads | None = None, identity: str = ""
 ) -> None:
     """End an open run at once; nothing follows it."""
-    workflow_tasks.force_out(tx, identity)
+    workflow_tasks.force_out(tx)
     event = WorkflowExecutionTerminatedEventAttributes(reason=reason, identity=identity)
     if details is not None and details.payloads:
         event.details.CopyFrom(details)
@@ -149,10 +149,13 @@ def terminate(
 
 def time_out(tx: Transition) -> None:
     """The run's or the execution's timeout ran out."""
-    workflow_tasks.force_out(tx, "")
+    workflow_tasks.force_out(tx)
     failure = Failure(message="workflow timeout")
     failure.timeout_failure_info.timeout_type = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
-    state = _retry(tx, failure)
+    state: int = RetryState.RETRY_STATE_TIMEOUT
+    deadline = tx.run.info.execution_deadline_ns
+    if not deadline or tx.now_ns < deadline:
+        state = _retry(tx, failure)
     event = WorkflowExecutionTimedOutEventAttributes(new_execution_run_id=_next_id(tx))
     event.retry_state = state  # type: ignore[assignment]
     news = ChildWorkflowExecutionTimedOutEventAttributes()

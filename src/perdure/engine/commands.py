@@ -6,7 +6,7 @@ workflow task fails with the cause that names it, and the run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 from temporalio.api.command.v1 import Command
@@ -82,15 +82,16 @@ def complete(
     task = tx.run.state.workflow_task
     if task is None or not task.started_ns:
         raise NotFound("Workflow task not found.")
+    given = request.commands[:]  # a list: protobuf's own sequence is slow to go through
     try:
-        inbox = _checked(tx, request, admitted)
+        inbox = _checked(tx, request, given, admitted)
     except BadCommand as bad:
         return _refuse(tx, request, bad)
-    if not request.commands and task.speculative and _leaves_no_trace(tx, request):
+    if not given and task.speculative and _leaves_no_trace(tx, request):
         return _drop_speculative(tx, request, inbox)
     answer = _Answer(tx, _write_completed(tx, request, task), request.identity, inbox)
     tx.answering = True
-    for command in request.commands:
+    for command in given:
         if not tx.run.is_open:
             break  # the run has closed: what comes after has no meaning
         _APPLY[command.command_type](answer, command)
@@ -104,17 +105,18 @@ def complete(
 def _checked(
     tx: Transition,
     request: RespondWorkflowTaskCompletedRequest,
+    given: Sequence[Command],
     admitted: Mapping[str, bytes] | None,
 ) -> updates.Inbox:
     """Check all commands and messages. Raises BadCommand; changes nothing."""
-    plan = Plan(tx.run, tx.limits)
+    plan = Plan(tx.run, tx.limits, workflow_tasks.first_command_event_id(tx.run))
     message_ids = []
-    for command in request.commands:
-        check(plan, command)
-        if command.command_type == _PROTOCOL_MESSAGE:
+    for command in given:
+        kind = check(plan, command)
+        if kind == _PROTOCOL_MESSAGE:
             message_ids.append(command.protocol_message_command_attributes.message_id)
-        if command.command_type in _CLOSING:
-            if tx.run.buffered:
+        if kind in _CLOSING:
+            if len(tx.run.buffered) > len(plan.unseen):
                 raise BadCommand(
                     Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "UnhandledCommand"
                 )
@@ -131,10 +133,19 @@ def _checked(
 def _refuse(
     tx: Transition, request: RespondWorkflowTaskCompletedRequest, bad: BadCommand
 ) -> CompletedTask:
-    failure = Failure(message=bad.message, source="Server")
-    failure.server_failure_info.non_retryable = True
+    message = _cause_name(bad.cause)
+    if bad.cause != Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND:
+        message += f": {bad.message}"
+    failure = Failure(message=message)
+    failure.server_failure_info.SetInParent()
     workflow_tasks.fail(tx, bad.cause, failure, request.identity)
-    return CompletedTask(True, bad.cause, bad.message)
+    return CompletedTask(True, bad.cause, message)
+
+
+def _cause_name(cause: int) -> str:
+    """WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND → UnhandledCommand."""
+    words = Cause.Name(cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")  # type: ignore[arg-type]
+    return words.title().replace("_", "")
 
 
 def _leaves_no_trace(tx: Transition, request: RespondWorkflowTaskCompletedRequest) -> bool:

@@ -159,10 +159,11 @@ class Transition:
     ) -> int:
         """Add an event from outside: buffered (and 0 returned) while a workflow task runs.
 
-        `answers`: the scheduled or initiated event that this event answers, if any.
+        What a command of an answer brings about comes after the events of all its commands, so it
+        is buffered too. `answers`: the scheduled or initiated event that this one answers, if any.
         """
         task = self.run.state.workflow_task
-        if task is None or not task.started_ns:
+        if (task is None or not task.started_ns) and not self.answering:
             return self.append(event_type, attributes, extra)
         body = attributes if isinstance(attributes, bytes) else attributes.SerializeToString()
         self.put(BufferedEvent(self.item_id(), event_type, body, self.now_ns, answers, extra))

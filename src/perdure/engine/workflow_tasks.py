@@ -24,6 +24,7 @@ from perdure.engine.transition import TaskRef, Transition, unwritten
 
 WORKFLOW = 1  # TaskQueueType
 _PACED_FROM_ATTEMPT = 3
+_SERVER = "history-service"  # who Temporal's histories name for what the server does by itself
 _SCHEDULED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
 _STARTED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
 
@@ -186,6 +187,13 @@ def write(tx: Transition, task: WorkflowTask) -> None:
     task.started_event_id = tx.append(_STARTED, _started(task, task.scheduled_event_id))
 
 
+def first_command_event_id(run: Execution) -> int:
+    """The id of the event that the first command of an answer to the started task will write."""
+    task = run.state.workflow_task
+    missing = 2 if task is not None and (task.attempt > 1 or task.speculative) else 0
+    return run.state.next_event_id + missing + 1  # after the task's completed event
+
+
 def transient_events(run: Execution) -> bytes:
     """The events of the present task that history does not hold, framed; empty if it holds them."""
     task = run.state.workflow_task
@@ -243,18 +251,20 @@ def fail(
     ensure_scheduled(tx)
 
 
-def force_out(tx: Transition, identity: str) -> None:
+def force_out(tx: Transition) -> None:
     """The run is closed from outside: end a started task, and let buffered events be seen."""
     task = tx.run.state.workflow_task
     if task is None or not task.started_ns:
         tx.run.state.workflow_task = None
         return
-    if task.attempt == 1 and not task.speculative:
+    if task.speculative:
+        write(tx, task)
+    if task.attempt == 1:
         event = WorkflowTaskFailedEventAttributes(
             scheduled_event_id=task.scheduled_event_id,
             started_event_id=task.started_event_id,
             cause=WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND,
-            identity=identity,
+            identity=_SERVER,
         )
         tx.append(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED, event)
     _end(tx, task, counts=True)
