@@ -91,6 +91,11 @@ class Courier:
         self._waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._closed = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a message is under way."""
+        return bool(self._waiting)
+
     async def open(self) -> None:
         """Take up what was not delivered."""
         await self._read_more()
