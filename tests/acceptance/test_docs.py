@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -14,8 +15,10 @@ from types import ModuleType
 import pytest
 
 from perdure.api import errors as api_errors
+from perdure.cli.place import reader
 from perdure.engine.limits import DEFAULT
 from perdure.sdk import errors as sdk_errors
+from perdure.sdk.errors import PerdureError
 from perdure.sdk.lint import RULES
 from perdure.service.settings import Settings
 from perdure.store import contract
@@ -88,18 +91,24 @@ def check(command: str, lines: list[str], folder: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+async def has_timer(database: Path, run: str) -> bool:
+    """Has the run started a timer? Looks beside the process that has the file."""
+    try:
+        async with reader(database, "default") as client:
+            history = await client.handle(run).fetch_history()
+    except (PerdureError, api_errors.RPCError, contract.StoreError):
+        return False  # the file or the run is not there yet
+    return any(event.HasField("timer_started_event_attributes") for event in history.events)
+
+
 def killed_asleep(program: str, run: str, folder: Path) -> list[str]:
     """Run a program, kill it with SIGKILL when its workflow waits for a timer; what it printed."""
     database = folder / Path(program).with_suffix(".db").name
-    show = ["perdure", "workflow", "show", run, "--db", str(database)]
     with subprocess.Popen(
         [sys.executable, program], cwd=folder, env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
         while process.poll() is None:
-            history = subprocess.run(
-                show, env=environment(), capture_output=True, text=True, check=False, timeout=60
-            ).stdout
-            if "TimerStarted" in history:
+            if database.exists() and asyncio.run(has_timer(database, run)):
                 process.kill()
                 break
         printed, _ = process.communicate(timeout=60)
