@@ -269,14 +269,23 @@ def _record_cancelled(
 
 def time_out(tx: Transition, activity: Activity, timeout_type: int) -> None:
     """One of the four timeouts ran out; after some of them another attempt follows."""
-    failure = _timeout_failure(activity, timeout_type)
-    state = _retry(tx, activity, failure)
+    failure = _timeout_failure(timeout_type)
+    state: int = RetryState.RETRY_STATE_TIMEOUT
+    if timeout_type in (_START_TO_CLOSE, _HEARTBEAT):
+        state = _retry(tx, activity, failure)
     if not state:
         return
-    if timeout_type == TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE:
-        state = RetryState.RETRY_STATE_TIMEOUT
-        if activity.last_failure:  # what the attempts before met says more than the timeout
-            failure.cause.MergeFromString(activity.last_failure)
+    if state == RetryState.RETRY_STATE_TIMEOUT and timeout_type != _TO_START:
+        failure = _timeout_failure(_TO_CLOSE)
+        failure.message = (
+            "Not enough time to schedule next retry before activity ScheduleToClose timeout, "
+            "giving up retrying"
+        )
+    if activity.last_failure:  # what the attempts before met says more than the timeout
+        failure.cause.MergeFromString(activity.last_failure)
+    if activity.heartbeat_details:
+        details = failure.timeout_failure_info.last_heartbeat_details
+        details.MergeFromString(activity.heartbeat_details)
     started_event_id = 0
     if activity.started_ns:
         started_event_id = _close(tx, activity)
@@ -290,12 +299,9 @@ def time_out(tx: Transition, activity: Activity, timeout_type: int) -> None:
     _record_end(tx, activity, EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT, event)
 
 
-def _timeout_failure(activity: Activity, timeout_type: int) -> Failure:
+def _timeout_failure(timeout_type: int) -> Failure:
     failure = Failure(message=f"activity {_NAMES[timeout_type]} timeout", source="Server")
-    info = failure.timeout_failure_info
-    info.timeout_type = timeout_type  # type: ignore[assignment]
-    if activity.heartbeat_details:
-        info.last_heartbeat_details.MergeFromString(activity.heartbeat_details)
+    failure.timeout_failure_info.timeout_type = timeout_type  # type: ignore[assignment]
     return failure
 
 
@@ -365,7 +371,7 @@ def take_back(tx: Transition, activity: Activity, *, ran: bool = True) -> None:
         tx.put(activity)
         _offer(tx, activity)
         return
-    failure = _timeout_failure(activity, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
+    failure = _timeout_failure(_START_TO_CLOSE)
     failure.message = "the worker process ended while the activity ran"
     policy = activity.retry
     exhausted = policy is None or 0 < policy.maximum_attempts <= activity.attempt

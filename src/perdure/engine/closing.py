@@ -121,7 +121,7 @@ def continue_as_new(
     event.workflow_run_timeout.FromNanoseconds(next_run.run_timeout_ns)
     event.workflow_task_timeout.FromNanoseconds(next_run.task_timeout_ns)
     event.backoff_start_interval.FromNanoseconds(next_run.first_task_backoff_ns)
-    event.initiator = next_run.initiator  # type: ignore[assignment]
+    event.initiator = command.initiator
     for name in ("input", "header", "failure", "last_completion_result"):
         if command.HasField(name):
             getattr(event, name).CopyFrom(getattr(command, name))
@@ -150,7 +150,7 @@ def terminate(
 def time_out(tx: Transition) -> None:
     """The run's or the execution's timeout ran out."""
     workflow_tasks.force_out(tx)
-    failure = Failure(message="workflow timeout")
+    failure = Failure(message="workflow timeout", source="Server")
     failure.timeout_failure_info.timeout_type = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
     state: int = RetryState.RETRY_STATE_TIMEOUT
     deadline = tx.run.info.execution_deadline_ns
@@ -271,7 +271,6 @@ def _following(tx: Transition, **changes: Any) -> StartRun:
         "input": started.input.SerializeToString(),
         "header": started.header.SerializeToString(),
         "parent_namespace_id": started.parent_workflow_namespace_id or info.namespace_id,
-        "identity": started.identity,
         "last_completion_result": started.last_completion_result.SerializeToString(),
     }
     return StartRun(**(values | changes))
@@ -287,21 +286,27 @@ def _continued(
 ) -> StartRun:
     """The run that a continue-as-new command describes; what it leaves out stays as it was."""
     info = tx.run.info
+    run_timeout_ns = duration_ns(command.workflow_run_timeout) or info.run_timeout_ns
+    if info.execution_timeout_ns:
+        run_timeout_ns = min(run_timeout_ns or info.execution_timeout_ns, info.execution_timeout_ns)
+    task_timeout_ns = duration_ns(command.workflow_task_timeout) or info.task_timeout_ns
     changes: dict[str, Any] = {
         "initiator": command.initiator or _Initiator.CONTINUE_AS_NEW_INITIATOR_WORKFLOW,
         "workflow_type": command.workflow_type.name or info.workflow_type,
         "task_queue": command.task_queue.name or info.task_queue,
-        "run_timeout_ns": duration_ns(command.workflow_run_timeout) or info.run_timeout_ns,
-        "task_timeout_ns": duration_ns(command.workflow_task_timeout) or info.task_timeout_ns,
+        "run_timeout_ns": run_timeout_ns,
+        "task_timeout_ns": min(task_timeout_ns, run_timeout_ns or task_timeout_ns),
         "first_task_backoff_ns": duration_ns(command.backoff_start_interval),
         "input": command.input.SerializeToString(),
         "header": command.header.SerializeToString(),
         "cron_schedule": command.cron_schedule or info.cron_schedule,
         "last_completion_result": command.last_completion_result.SerializeToString(),
         "continued_failure": command.failure.SerializeToString(),
-        "memo": merged_memo(tx.run.memo, command.memo),
-        "attributes": merged_attributes(tx.run.attributes, command.search_attributes),
     }
+    if command.HasField("memo"):  # it takes the place of the old one, as a whole
+        changes["memo"] = merged_memo(b"", command.memo)
+    if command.HasField("search_attributes"):
+        changes["attributes"] = merged_attributes(b"", command.search_attributes)
     if command.HasField("retry_policy"):
         changes["retry"] = retry.policy(command.retry_policy)
     return _following(tx, **changes)

@@ -43,7 +43,7 @@ from perdure.engine.transition import Transition
 _Type = CommandType
 _COMPLETED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
 _PROTOCOL_MESSAGE = int(_Type.COMMAND_TYPE_PROTOCOL_MESSAGE)
-_CLOSING = frozenset(
+_CLOSING: frozenset[int] = frozenset(
     int(kind)
     for kind in (
         _Type.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION,
