@@ -78,12 +78,11 @@ class ActivityContext(ABC):
     Reading is safe from any thread; `cancel` belongs to the event loop.
     """
 
-    def __init__(self) -> None:
-        self.reason: CancellationReason | None = None
-        self.shielded = 0
-        self._info: ActivityInfo | None = None
-        self._cancelled_event: asyncio.Event | None = None
-        self._thread_event: threading.Event | None = None
+    reason: CancellationReason | None = None
+    shielded = 0
+    _info: ActivityInfo | None = None
+    _cancelled_event: asyncio.Event | None = None
+    _thread_event: threading.Event | None = None
 
     # --- what the namespace offers ------------------------------------------------------------
 

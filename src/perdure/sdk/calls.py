@@ -59,7 +59,11 @@ class Calls:
         codec = self.converter.codec
         if codec is not None:
             await encode_message(codec, request)
-        response = await self._asked(getattr(self.service, method), request)
+        ask = getattr(self.service, method)
+        try:
+            response = await ask(request)
+        except _TRANSIENT as error:
+            response = await self._asked_again(ask, request, error)
         if codec is not None and response is not None:
             own = type(response)()
             own.CopyFrom(response)  # what a service in this process answers may be shared
@@ -67,11 +71,12 @@ class Calls:
             return own
         return response
 
-    async def _asked(self, method: Callable[[Message], Awaitable[Any]], request: Message) -> Any:
-        try:
-            return await method(request)
-        except _TRANSIENT as error:
-            first = error
+    async def _asked_again(
+        self,
+        method: Callable[[Message], Awaitable[Any]],
+        request: Message,
+        first: rpc.RPCError,
+    ) -> Any:
         give_up_at = time.monotonic() + self._retry_for_s
         pause_s = _FIRST_PAUSE_S
         while True:

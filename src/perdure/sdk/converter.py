@@ -185,7 +185,7 @@ class Converter:
         Raises:
             ConversionError: naming the function and the argument.
         """
-        encoded = payloads.payloads
+        encoded = payloads.payloads[:]  # a list: protobuf's own sequence is slow to go through
         signature.check_count(len(encoded))
         types = signature.types
         if len(encoded) > len(types):

@@ -49,6 +49,16 @@ class Host(Protocol):
 class RunningActivity(ActivityContext):
     """An attempt that a poll or the answer to a workflow task brought."""
 
+    # What most attempts never change stays in the class: making an attempt is on the hot path.
+    finished = False
+    abandoned = False
+    tell_child: Callable[[CancellationReason], None] | None = None
+    latest: Payloads | None = None
+    _unsent = False
+    _woken = False
+    _timer: asyncio.TimerHandle | None = None
+    _sending: asyncio.Task[None] | None = None
+
     def __init__(
         self,
         host: Host,
@@ -56,19 +66,10 @@ class RunningActivity(ActivityContext):
         definition: Activity[..., Any],
         slot: asyncio.Task[Any],
     ) -> None:
-        super().__init__()
         self.host = host
         self.task = task
         self.definition = definition
         self.slot = slot
-        self.finished = False
-        self.abandoned = False
-        self.tell_child: Callable[[CancellationReason], None] | None = None
-        self.latest: Payloads | None = None
-        self._unsent = False
-        self._woken = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._sending: asyncio.Task[None] | None = None
         if definition.auto_heartbeat:
             self._timer = host.loop.call_later(self._interval_s(), self._interval_over)
 
@@ -232,6 +233,9 @@ class RunningActivity(ActivityContext):
 class RunningLocal(ActivityContext):
     """An attempt of a local activity: it has no heartbeats."""
 
+    finished = False
+    abandoned = False
+
     def __init__(
         self,
         host: Host,
@@ -239,12 +243,9 @@ class RunningLocal(ActivityContext):
         info: ActivityInfo,
         slot: asyncio.Task[Any],
     ) -> None:
-        super().__init__()
         self.host = host
         self.definition = definition
         self.slot = slot
-        self.finished = False
-        self.abandoned = False
         self._info = info
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -68,8 +69,14 @@ class ParkedPoll:
 
     async def response(self) -> PollActivityTaskQueueResponse:
         """The task, or an empty response after a minute."""
-        response = await self._node.wait_for_parked(self._poll)
-        assert isinstance(response, PollActivityTaskQueueResponse)
+        poll = self._poll
+        try:
+            response: PollActivityTaskQueueResponse = await poll.future
+        except asyncio.CancelledError:
+            self._node.give_up(poll)
+            raise
+        finally:
+            self._node.matching.finish(poll)
         return response
 
     def cancel(self) -> None:
@@ -119,7 +126,10 @@ class ActivityTaskRPCs:
             InvalidArgument: the token is none of an activity task.
             NotFound: the attempt timed out, or the activity or its run is over.
         """
-        await self._by_token(request, self._completion(request.result, request.identity))
+        key, operation = self._of_token(
+            request, self._completion(request.result, request.identity)
+        )
+        await self.node.executions.transact(key, operation)
         return RespondActivityTaskCompletedResponse()
 
     async def respond_activity_task_failed(
@@ -143,14 +153,19 @@ class ActivityTaskRPCs:
         cancel, paused = await self._by_token(request, self._heartbeat(request))
         return RecordActivityTaskHeartbeatResponse(cancel_requested=cancel, activity_paused=paused)
 
-    async def _by_token(self, request: ByToken, ending: Ending[T]) -> T:
+    def _of_token(
+        self, request: ByToken, ending: Ending[T]
+    ) -> tuple[int, Callable[[Transition], T]]:
+        """The run's key, and what to do with it."""
         token = tokens.decode(request.task_token, tokens.ACTIVITY)
         namespace = request.namespace
         if namespace:
             self.node.namespaces.get(namespace)
-        return await self.node.executions.transact(
-            token.key, partial(_with_held, token, namespace, ending)
-        )
+        return token.key, partial(_with_held, token, namespace, ending)
+
+    async def _by_token(self, request: ByToken, ending: Ending[T]) -> T:
+        key, operation = self._of_token(request, ending)
+        return await self.node.executions.transact(key, operation)
 
     # -- by id -------------------------------------------------------------------------------------
 

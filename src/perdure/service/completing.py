@@ -51,7 +51,7 @@ def _admit_attributes(
     namespace: str, request: RespondWorkflowTaskCompletedRequest, namespaces: Namespaces
 ) -> CompletedTask | None:
     """Check the search attributes that commands set; what became of the answer if they are bad."""
-    for command in request.commands:
+    for command in request.commands[:]:  # a list: protobuf's own sequence is slow to go through
         kind = command.command_type
         if kind == _UPSERT:
             attributes = command.upsert_workflow_search_attributes_command_attributes

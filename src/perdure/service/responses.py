@@ -84,16 +84,18 @@ def workflow_task(
         tokens.WORKFLOW, entry.run.key, entry.tag, task.scheduled_event_id, task.started_event_id,
         task.attempt, task.stamp,
     )  # fmt: skip
-    number, block = wire.number, wire.block
+    varints = wire.VARINTS
     started = wire.time_body(task.started_ns)
     scheduled_ns = task.scheduled_ns
     scheduled = started if scheduled_ns == task.started_ns else wire.time_body(scheduled_ns)
     return PollWorkflowTaskQueueResponse.FromString(
         b"".join((
-            prefix, block(_W_TOKEN, token), number(_W_PREVIOUS, previous_started_event_id),
-            number(_W_STARTED, task.started_event_id), number(_W_ATTEMPT, task.attempt),
-            block(_W_HISTORY, history), block(_W_SCHEDULED_TIME, scheduled),
-            block(_W_STARTED_TIME, started),
+            prefix, _W_TOKEN, varints[len(token)], token,
+            wire.number(_W_PREVIOUS, previous_started_event_id),
+            _W_STARTED, varints[task.started_event_id], _W_ATTEMPT, varints[task.attempt],
+            _W_HISTORY, varints[len(history)], history,
+            _W_SCHEDULED_TIME, varints[len(scheduled)], scheduled,
+            _W_STARTED_TIME, varints[len(started)], started,
         ))
     )  # fmt: skip
 
@@ -145,16 +147,20 @@ def activity_task(entry: Entry, activity: Activity) -> PollActivityTaskQueueResp
     started = wire.time_body(started_ns)
     scheduled = started if scheduled_ns == started_ns else wire.time_body(scheduled_ns)
     due = scheduled if due_ns == scheduled_ns else wire.time_body(due_ns)
-    block = wire.block
+    block, varints = wire.block, wire.VARINTS
+    activity_id = activity.activity_id.encode()
     details, priority = activity.heartbeat_details, activity.priority
     return PollActivityTaskQueueResponse.FromString(
         b"".join((
-            prefix, block(_A_TOKEN, token), wire.text(_A_ID, activity.activity_id),
+            prefix, _A_TOKEN, varints[len(token)], token,
+            _A_ID, varints[len(activity_id)], activity_id,
             block(_A_HEADER, activity.header) if activity.header else b"",
             block(_A_INPUT, activity.input) if activity.input else b"",
             block(_A_DETAILS, details) if details else b"",
-            block(_A_SCHEDULED, scheduled), block(_A_DUE, due), block(_A_STARTED, started),
-            wire.number(_A_ATTEMPT, activity.attempt), _activity_options(activity),
+            _A_SCHEDULED, varints[len(scheduled)], scheduled,
+            _A_DUE, varints[len(due)], due,
+            _A_STARTED, varints[len(started)], started,
+            _A_ATTEMPT, varints[activity.attempt], _activity_options(activity),
             block(_A_PRIORITY, priority) if priority else b"",
         ))
     )  # fmt: skip

@@ -56,7 +56,7 @@ def encode(
     body = _BODY.pack(
         _VERSION, kind, key, tag, scheduled_event_id, started_event_id, attempt, stamp
     )
-    return body + _CHECK.pack(crc32(body))
+    return body + crc32(body).to_bytes(4, "big")
 
 
 def decode(token: bytes, kind: int) -> TaskToken:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ class Step:
     events: list[HistoryEvent]
     started: HistoryEvent | None
     replaying: bool
-    ahead: list[HistoryEvent] = field(default_factory=list)
+    ahead: Sequence[HistoryEvent] = ()
 
 
 def steps(events: Sequence[HistoryEvent], started_event_id: int) -> list[Step]:
@@ -46,14 +46,17 @@ def steps(events: Sequence[HistoryEvent], started_event_id: int) -> list[Step]:
     Args:
         started_event_id: the task in hand; 0 if there is none, as in a pure replay.
     """
+    last = len(events) - 1
+    kinds = [event.event_type for event in events]
+    if last >= 0 and events[last].event_id == started_event_id and _STARTED not in kinds[:last]:
+        return [Step(list(events), events[last], False)]  # one new task, as in nearly all calls
     found: list[Step] = []
     pending: list[HistoryEvent] = []
-    last = len(events) - 1
     for index, event in enumerate(events):
         pending.append(event)
-        if event.event_type != _STARTED:
+        if kinds[index] != _STARTED:
             continue
-        replaying = index < last and events[index + 1].event_type == _COMPLETED
+        replaying = index < last and kinds[index + 1] == _COMPLETED
         if replaying or event.event_id == started_event_id:
             found.append(Step(pending, event, replaying))
             pending = []
