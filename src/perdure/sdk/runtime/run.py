@@ -220,8 +220,8 @@ class Run:
             # After the first signals and updates, so that the run begins with what came with it.
             starting, self.starting = self.starting, None
             self.main = self.loop.create_task(starting(), name="run")
-            if self.cancel_requested:
-                self.main.cancel()
+            if self.cancel_requested:  # its first step comes first: only then can it handle this
+                self.loop.call_soon(self.main.cancel)
         self.run_until_idle()
         for event in markers:
             if self.locals.replayed(event.marker_recorded_event_attributes):
