@@ -93,3 +93,25 @@ def time_body(time_ns: int) -> bytes:
 @lru_cache(maxsize=64)
 def _seconds(seconds: int) -> bytes:
     return number(_SECONDS, seconds)
+
+
+def frames(body: bytes) -> list[bytes]:
+    """The fields of a message of which all are length-delimited with one-byte tags, one by one.
+
+    A History message, taken apart into its events.
+    """
+    found = []
+    start, end = 0, len(body)
+    while start < end:
+        position = start + 1
+        size = shift = 0
+        while True:
+            byte = body[position]
+            position += 1
+            size |= (byte & 127) << shift
+            if byte < 128:
+                break
+            shift += 7
+        found.append(body[start : position + size])
+        start = position + size
+    return found

@@ -26,6 +26,7 @@ class Committer:
     Args:
         store: where to.
         namespaces: where search attributes are registered before the first run that uses them.
+        complete: called with a unit that has `ready` tasks, just before it is sent.
         committed, lost: told of every unit's end before its waiters are.
 
     Attributes:
@@ -39,6 +40,7 @@ class Committer:
         settings: Settings,
         namespaces: Namespaces,
         *,
+        complete: Callable[[Unit], None],
         committed: Callable[[Unit], None],
         lost: Callable[[Unit], None],
     ) -> None:
@@ -46,6 +48,7 @@ class Committer:
         self._namespaces = namespaces
         self._batch_max = settings.commit_units_max
         self._queue_max = settings.commit_queue_max
+        self._complete = complete
         self._committed = committed
         self._lost = lost
         self._queue: deque[Unit] = deque()
@@ -114,6 +117,8 @@ class Committer:
         queue, batch = self._queue, self._batch
         while queue and len(batch) < self._batch_max:
             unit = queue.popleft()
+            if unit.ready and not unit.abandoned:
+                self._complete(unit)
             if not unit.abandoned:
                 unit.sent = True
                 batch.append(unit)

@@ -89,8 +89,14 @@ class Dispatcher:
 
     # -- within a transition -----------------------------------------------------------------------
 
-    def dispatch(self, entry: Entry, tx: Transition, unit: Unit, write: RunWrite) -> None:
-        """Give ready tasks to parked polls, or write rows for them; queue messages and answers."""
+    def dispatch(
+        self, entry: Entry, tx: Transition, unit: Unit, write: RunWrite, *, gather: bool
+    ) -> None:
+        """Give ready tasks to parked polls, or write rows for them; queue messages and answers.
+
+        With `gather`, the workflow task of a run that has activities under way waits until its unit
+        is sent: others may end by then, and one task serves for all of them.
+        """
         companion = self._executions.companions.get(entry.run.key)
         if companion is not None:
             _note_answer(companion, unit)
@@ -98,7 +104,10 @@ class Dispatcher:
             self._rounds = self._settings.fused_rounds_max
             for ref in tx.tasks:  # grows while fused workflow tasks make more
                 if ref.kind == WORKFLOW:
-                    self._workflow(entry, tx, unit, write, ref)
+                    if gather and entry.run.activities:
+                        unit.ready[entry.run.key] = ref
+                    else:
+                        self._workflow(entry, tx, unit, write, ref)
                 else:
                     self._activity(entry, tx, unit, write, ref)
         for message in tx.messages:
@@ -342,7 +351,7 @@ class Dispatcher:
 
     def _claim_now(self, queue: TaskQueue, row: TaskRow, entry: Entry) -> None:
         try:
-            _, unit = self._executions.apply(entry, partial(_requeue, row))
+            _, unit = self._executions.apply(entry, partial(_requeue, row), gather=False)
         except Exception:
             log.exception("a waiting task of run %d cannot be started", row.key)
             queue.return_row(row)

@@ -13,8 +13,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from temporalio.api.common.v1 import SearchAttributes
@@ -23,6 +22,7 @@ from temporalio.api.workflowservice.v1 import (
     RespondWorkflowTaskCompletedRequest,
 )
 
+from perdure.api import wire
 from perdure.api.errors import DataLoss, InvalidArgument, NotFound, RPCError, Unavailable
 from perdure.engine import lifecycle
 from perdure.engine.execution import Execution
@@ -41,6 +41,7 @@ from perdure.store.contract import Store, StoreError
 
 log = logging.getLogger("perdure.service")
 T = TypeVar("T")
+_SHORT_EVENTS = 64  # histories up to this are read together with their run
 
 
 class Companion(Protocol):
@@ -161,7 +162,9 @@ class Entry:
 class TaskSink(Protocol):
     """Takes the tasks and messages of a transition (see dispatch)."""
 
-    def dispatch(self, entry: Entry, tx: Transition, unit: Unit, write: RunWrite) -> None:
+    def dispatch(
+        self, entry: Entry, tx: Transition, unit: Unit, write: RunWrite, *, gather: bool
+    ) -> None:
         """Give ready tasks to parked polls, or write rows for them; queue messages."""
 
     def unit_committed(self, unit: Unit) -> None:
@@ -205,8 +208,9 @@ class Executions:
         self.companions: dict[int, Companion] = {}
         self.sink: TaskSink  # set by the node: the dispatcher needs this object too
         self.committer = Committer(
-            store, settings, namespaces, committed=self._committed, lost=self._lost
-        )
+            store, settings, namespaces,
+            complete=self._complete, committed=self._committed, lost=self._lost,
+        )  # fmt: skip
 
     # -- look-up -----------------------------------------------------------------------------------
 
@@ -216,6 +220,10 @@ class Executions:
         if entry is not None:
             self._runs.move_to_end(key)
         return entry
+
+    def cached_runs(self) -> Iterator[Execution]:
+        """The runs in memory."""
+        return (entry.run for entry in self._runs.values())
 
     def cached_open(self, namespace: str, workflow_id: str) -> Entry | None:
         """The open run of a workflow id, if it is in memory."""
@@ -311,8 +319,29 @@ class Executions:
             raise DataLoss(f"The stored run {key} cannot be read: {error}") from error
         entry = Entry(run, self._namespaces)
         entry.close_is_stored = not run.is_open
+        await self._load_history(entry)
+        if key in self._runs:  # while its history was read
+            return self._runs[key]
         self._insert(entry)
         return entry
+
+    async def _load_history(self, entry: Entry) -> None:
+        """Keep a short history with a run that was not in memory: its next worker will want it."""
+        run = entry.run
+        last = run.state.next_event_id - 1
+        if not run.is_open or last > _SHORT_EVENTS:
+            return
+        if run.state.history_size_bytes > self._settings.tail_bytes_max // 8:
+            return
+        try:
+            batches = await self._store.history(run.key, 1, last, limit=_SHORT_EVENTS)
+        except StoreError:
+            return  # it is a convenience
+        tail = [part for batch in batches for part in wire.frames(batch.events)]
+        if len(tail) == last:  # else somebody else wrote more, which the first commit will find out
+            entry.tail = tail
+            entry.tail_first = 1
+            entry.tail_bytes = run.state.history_size_bytes
 
     # -- the cache ---------------------------------------------------------------------------------
 
@@ -396,13 +425,15 @@ class Executions:
             return result
         raise Unavailable("The run changes too often; try again.")
 
-    def apply(self, entry: Entry, operation: Callable[[Transition], T]) -> tuple[T, Unit]:
+    def apply(
+        self, entry: Entry, operation: Callable[[Transition], T], *, gather: bool = True
+    ) -> tuple[T, Unit]:
         """Run an operation on a cached run and queue the outcome; raises what it raises."""
         assert not entry.dropped
         tx = self.begin(entry)
         try:
             result = operation(tx)
-            return result, self.seal(entry, tx)
+            return result, self.seal(entry, tx, gather=gather)
         except RPCError:
             if tx.parts or tx.changed or tx.dropped or tx.tasks:
                 self.poison(entry)
@@ -434,10 +465,13 @@ class Executions:
         self._insert(entry)
         return entry
 
-    def seal(self, entry: Entry, tx: Transition, unit: Unit | None = None) -> Unit:
+    def seal(
+        self, entry: Entry, tx: Transition, unit: Unit | None = None, *, gather: bool = True
+    ) -> Unit:
         """Dispatch a transition's tasks and queue its changes.
 
         Without `unit`: in the one that waits with earlier changes of the run, or a new one.
+        `gather`: its workflow task may wait for more to come, until the unit is sent.
         """
         run = entry.run
         joined = entry.unit
@@ -451,7 +485,7 @@ class Executions:
         if write is None:
             write = unit.writes[run.key] = RunWrite(entry, tx.based_on, tx.first_event_id)
         entry.unit = unit
-        self.sink.dispatch(entry, tx, unit, write)
+        self.sink.dispatch(entry, tx, unit, write, gather=gather)
         state = run.state
         state.version += 1
         state.transition_count += 1
@@ -464,6 +498,17 @@ class Executions:
             follower, follower_tx = self.create(tx.successor)
             self.seal(follower, follower_tx, unit)
         return unit
+
+    def _complete(self, unit: Unit) -> None:
+        """A unit is about to be sent: dispatch the workflow tasks that waited for more to come."""
+        while unit.ready:
+            key, ref = unit.ready.popitem()
+            entry = unit.writes[key].entry
+            try:
+                self.apply(entry, lambda tx, ref=ref: tx.tasks.append(ref), gather=False)  # type: ignore[misc]
+            except Exception:
+                log.exception("a workflow task of run %d cannot be dispatched", key)
+                return
 
     def _close(self, entry: Entry, write: RunWrite) -> None:
         """A closed run needs no alarm, and its waiting tasks are void."""

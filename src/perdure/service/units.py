@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.engine import outbox, state
 from perdure.engine.state import AnyItem
-from perdure.engine.transition import Transition
+from perdure.engine.transition import TaskRef, Transition
 from perdure.service import records
 from perdure.store.contract import MessageRow, TaskRow, Write
 
@@ -110,6 +110,7 @@ class Unit:
 
     Attributes:
         writes: by run key, in the order in which the runs joined.
+        ready: workflow tasks to be dispatched just before the unit is sent, by run key.
         sent: the commit is under way or over; nothing may join any more.
         abandoned: taken back before it was sent.
         waiters: callers to answer.
@@ -118,10 +119,11 @@ class Unit:
         messages: (row id, sender's key, message) for the courier, after the commit.
     """
 
-    __slots__ = ("abandoned", "done", "messages", "sent", "undo", "waiters", "writes")
+    __slots__ = ("abandoned", "done", "messages", "ready", "sent", "undo", "waiters", "writes")
 
     def __init__(self) -> None:
         self.writes: dict[int, RunWrite] = {}
+        self.ready: dict[int, TaskRef] = {}
         self.sent = False
         self.abandoned = False
         self.waiters: list[asyncio.Future[None]] = []
