@@ -173,7 +173,7 @@ class Model:
         closes = bool(commands) and commands[-1][0] in ("complete", "fail", "cancel", "continue")
         if closes and run.buffered:
             self._fail_task(run, "WorkflowTaskFailed")  # it closed without having seen all
-            return
+            raise Refused("INVALID_ARGUMENT")
         if task.attempt > 1:
             run.events += ["WorkflowTaskScheduled", "WorkflowTaskStarted"]
         run.events.append("WorkflowTaskCompleted")
@@ -233,7 +233,7 @@ class Model:
         activity.cancel_requested = True
         if activity.started_ms is None:  # nobody works on it: cancelled on the spot
             del run.activities[name]
-            run.events.append("ActivityTaskCanceled")
+            run.buffered.append("ActivityTaskCanceled")  # after the events of all commands
             run.wants_task = True
 
     def _command_marker(self, run: Run, _: str) -> None:
@@ -307,13 +307,35 @@ class Model:
         if not (retryable and self._retry(activity)):
             self._end_activity(run, activity_id, "ActivityTaskFailed")
 
-    def _retry(self, activity: Activity) -> bool:
+    def _retry(self, activity: Activity, *, pause: bool = True) -> bool:
         if activity.cancel_requested or activity.attempt >= activity.max_attempts > 0:
             return False
-        activity.ready_ms = self.now_ms + 1000 * 2 ** (activity.attempt - 1)
+        activity.ready_ms = self.now_ms + (1000 * 2 ** (activity.attempt - 1) if pause else 0)
         activity.attempt += 1
         activity.started_ms = None
         return True
+
+    # -- failures ----------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """The process dies, and with it all workers: what they held is taken back."""
+        for run in self.runs:
+            if run.status != OPEN:
+                continue
+            task = run.task
+            if task is not None and task.started_ms is not None:
+                if task.attempt == 1:
+                    run.events.append("WorkflowTaskTimedOut")
+                attempt = task.attempt  # not counted: the next is of the same number
+                run.task = None
+                buffered, run.buffered = run.buffered, []
+                run.failed_at = len(run.events)
+                run.attempt = attempt
+                run.events += _flush_order(buffered)
+                self._need_task(run)
+            for activity in list(run.activities.values()):
+                if activity.started_ms is not None and not self._retry(activity, pause=False):
+                    self._end_activity(run, activity.id, "ActivityTaskTimedOut")
 
     # -- time --------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import weakref
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class RunCache:
         excess = len(self._runs) - self.maximum
         if excess <= 0:
             return
-        for run_id in [r for r in self._runs if r not in self._pinned][:excess]:
+        free = (run_id for run_id in self._runs if run_id not in self._pinned)
+        for run_id in list(islice(free, excess)):
             self.evict(run_id)
 
     def evict(self, run_id: str) -> None:

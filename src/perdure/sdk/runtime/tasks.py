@@ -114,6 +114,7 @@ class TaskHandler:
         run_id = task.workflow_execution.run_id
         if self.cache.is_pinned(run_id):
             return None
+        self.cache.pin(run_id)  # a full cache must not let it go while it moves
         try:
             found = self._ready_run(task, run_id)
             if found is None:
@@ -126,6 +127,8 @@ class TaskHandler:
             return self._completed(run, task)
         except Exception as error:
             return self._failed(task, error)
+        finally:
+            self.cache.unpin(run_id)
 
     # --- delivered ------------------------------------------------------------------------------
 
