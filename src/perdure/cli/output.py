@@ -64,28 +64,28 @@ class Output:
 
     def json(self, value: Any) -> None:
         """One JSON value."""
-        json.dump(value, sys.stdout, indent=2, default=plain, ensure_ascii=False)
+        json.dump(plain(value), sys.stdout, indent=2, ensure_ascii=False)
         print()
 
 
 def plain(value: Any) -> Any:
-    """What JSON knows no form of, in one that it knows."""
+    """A value as JSON can say it: enums by their names, times as ISO 8601, durations in seconds."""
     if isinstance(value, enum.Enum):
         return value.name
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, BaseException):
-        return str(value)
     if isinstance(value, bytes):
         return value.hex()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return dict(value)
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence | set | frozenset):
-        return list(value)
+        return [plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return str(value)
 
 
@@ -99,4 +99,4 @@ def cell(value: Any) -> str:
         return value.strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, str | int | float):
         return str(value)
-    return json.dumps(value, default=plain, ensure_ascii=False)
+    return json.dumps(plain(value), ensure_ascii=False)

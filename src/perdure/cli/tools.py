@@ -56,23 +56,27 @@ async def _work(place: Place, lists: tuple[list[Any], list[Any]] | None, module:
         ) as client,
         client.worker(**given),
     ):
+        told = _told_to_stop()
         queue = place.task_queue or "default"
         print(f"{module}: working on {place.target}, task queue {queue}", file=sys.stderr)
-        await _told_to_stop()
+        await told
         print("stopping: what runs may finish", file=sys.stderr)
 
 
-async def _told_to_stop() -> None:
-    """Wait for the first SIGINT or SIGTERM; a second one ends the process at once."""
+def _told_to_stop() -> asyncio.Future[None]:
+    """Done at the first SIGINT or SIGTERM; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, told.set)
-    try:
-        await told.wait()
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+    told: asyncio.Future[None] = loop.create_future()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def tell() -> None:
+        told.set_result(None)
+        for number in numbers:
             loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, tell)
+    return told
 
 
 def replay(
