@@ -137,14 +137,11 @@ class Transition:
     def append(self, event_type: int, attributes: Message | bytes, extra: bytes = b"") -> int:
         """Add an event to history and return its id. `extra`: serialised HistoryEvent fields."""
         body = attributes if isinstance(attributes, bytes) else attributes.SerializeToString()
-        return self._append(event_type, body, extra, self._time_field)
-
-    def _append(self, event_type: int, body: bytes, extra: bytes, time_field: bytes) -> int:
         state = self.run.state
         event_id = state.next_event_id
         assert event_id > 0
         state.next_event_id = event_id + 1
-        framed = frame(event_id, time_field, event_type, body, extra)
+        framed = frame(event_id, self._time_field, event_type, body, extra)
         state.history_size_bytes += len(framed)
         self.parts.append(framed)
         return event_id
@@ -172,8 +169,12 @@ class Transition:
     def append_buffered(self, event: BufferedEvent, attributes: bytes) -> int:
         """Move a buffered event into history, under the time at which it arrived."""
         self.drop(event)
-        time_field = wire.block(_EVENT_TIME, wire.time_body(event.time_ns))
-        return self._append(event.event_type, attributes, event.extra, time_field)
+        now_field = self._time_field
+        self._time_field = wire.block(_EVENT_TIME, wire.time_body(event.time_ns))
+        try:
+            return self.append(event.event_type, attributes, event.extra)
+        finally:
+            self._time_field = now_field
 
     def precede(self, parts: list[bytes]) -> None:
         """Begin with events made elsewhere: the kept history, framed one by one, of a reset run."""
