@@ -57,11 +57,10 @@ class Approval:
     @workflow.run
     async def run(self, name: str, text: str) -> str:
         self.text = self.text or text
-        try:
-            await workflow.wait_condition(
-                lambda: self.decision is not None, timeout=timedelta(days=7)
-            )
-        except TimeoutError:
+        decided = await workflow.wait_condition(
+            lambda: self.decision is not None, timeout=timedelta(days=7)
+        )
+        if not decided:
             return "expired"
         if self.decision != "approved":
             return f"{self.decision}: {self.text}"

@@ -73,7 +73,7 @@ async def test_the_pauses_between_attempts_are_skipped() -> None:
 
 
 async def test_time_stands_still_while_nobody_waits() -> None:
-    async with environment() as env, env.client.worker(workflows=[Door]):
+    async with environment() as env, env.client.worker(workflows=[Door], activities=[]):
         handle = await env.client.start(Door)
         await asyncio.sleep(0.05)
         await handle.signal(Door.open)
@@ -81,7 +81,7 @@ async def test_time_stands_still_while_nobody_waits() -> None:
 
 
 async def test_sleeping_lets_everything_due_on_the_way_happen() -> None:
-    async with environment() as env, env.client.worker(workflows=[Door, sleeper]):
+    async with environment() as env, env.client.worker(workflows=[Door, sleeper], activities=[double]):
         door = await env.client.start(Door)
         await env.sleep(timedelta(days=6))
         assert (await door.describe()).status.name == "RUNNING"

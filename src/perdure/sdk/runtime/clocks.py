@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from perdure.sdk.errors import NonDeterminismError
-from perdure.sdk.runtime.context import state
+from perdure.sdk.runtime.context import remembered, state
 
 _real_time = time.time
 _real_time_ns = time.time_ns
@@ -74,7 +74,7 @@ _real_localtime = time.localtime
 
 def _sleep(seconds: float, /) -> None:
     if state.guarded is not None:
-        raise _no_sleep()
+        raise remembered(_no_sleep())
     _real_sleep(seconds)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from perdure.sdk.errors import NonDeterminismError
     from perdure.sdk.options import ActivityOptions
     from perdure.sdk.runtime.run import Run
     from perdure.sdk.signature import Signature
@@ -54,3 +55,10 @@ state = _State()
 def current() -> Run | None:
     """The run whose workflow code is executing on this thread, else None."""
     return state.run
+
+
+def remembered(error: NonDeterminismError) -> NonDeterminismError:
+    """Note what the code did, so that its task fails even if it swallows the error."""
+    if state.run is not None and state.run.violation is None:
+        state.run.violation = error
+    return error

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from perdure.sdk.errors import NonDeterminismError
 from perdure.sdk.runtime import clocks, dice, ordered
-from perdure.sdk.runtime.context import state
+from perdure.sdk.runtime.context import remembered, state
 
 _PLACES: Final = {
     "open": "open()",
@@ -123,11 +123,11 @@ def _forbid(event: str, args: tuple[Any, ...]) -> None:
     what = _PLACES.get(event, f"{event}()")
     subject = f" ({args[0]!r})" if event == "open" and args else ""
     place = f" at {user.f_code.co_filename}:{user.f_lineno}" if user is not None else ""
-    raise NonDeterminismError(
+    raise remembered(NonDeterminismError(
         f"{what}{subject} in workflow code{place}: it would happen again in every replay, perhaps "
         "with another outcome. Put it in an activity and await the activity here; what has no part "
         "in the workflow's decisions may stand in `with workflow.unsafe():`"
-    )
+    ))  # fmt: skip
 
 
 def _is_library(frame: FrameType) -> bool:

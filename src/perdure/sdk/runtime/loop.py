@@ -21,6 +21,7 @@ from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from perdure.sdk.errors import NonDeterminismError
+from perdure.sdk.runtime.context import remembered
 
 if TYPE_CHECKING:
     from perdure.sdk.runtime.run import Run
@@ -272,10 +273,10 @@ def _refuse(name: str) -> Callable[..., NoReturn]:
     reason = _REFUSED_BECAUSE.get(name, "I/O does not replay")
 
     def refused(self: WorkflowLoop, *args: Any, **kwargs: Any) -> NoReturn:
-        raise NonDeterminismError(
+        raise remembered(NonDeterminismError(
             f"loop.{name}() was called in workflow code, but {reason}: "
             "call it in an activity and await the activity here"
-        )
+        ))  # fmt: skip
 
     refused.__name__ = name
     return refused

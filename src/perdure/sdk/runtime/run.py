@@ -100,6 +100,7 @@ class Run:
         self.last_started_id = 0
         self.seen_id = 0
         self.unanswered: HistoryEvent | None = None
+        self.violation: NonDeterminismError | None = None
         self._before_task_id = 0
         self.search_attributes: dict[SearchAttributeKey[Any], Any] = {}
         self.memo_payloads: dict[str, Payload] = {}
@@ -223,6 +224,8 @@ class Run:
             if self.cancel_requested:  # its first step comes first: only then can it handle this
                 self.loop.call_soon(self.main.cancel)
         self.run_until_idle()
+        if self.violation is not None:
+            raise self.violation  # also if the code has swallowed it: the task must not pass
         for event in markers:
             if self.locals.replayed(event.marker_recorded_event_attributes):
                 self.run_until_idle()

@@ -118,8 +118,8 @@ def _held(database: Path, holder: Holder | None) -> str:
     who = "this same process" if holder.pid == os.getpid() else f"process {holder.pid}"
     return (
         f"{database} is in use by {who} on {holder.host} since {holder.since}: {holder.command}. "
-        "One process at a time can open an embedded database: stop that one, or run "
-        "`perdure server` and let both connect to it."
+        "One process at a time can open an embedded database: stop that one, or give this one "
+        "a database of its own."
     )
 
 
