@@ -27,7 +27,8 @@ from perdure.engine.state import Activity, WorkflowTask
 from perdure.engine.transition import TaskRef, Transition
 from perdure.service import completing, pages, responses
 from perdure.service.clock import Clock, sleep_until
-from perdure.service.executions import Companion, Entry, Executions
+from perdure.service.entries import Companion, Entry
+from perdure.service.executions import Executions
 from perdure.service.ids import Ids
 from perdure.service.matching import ACTIVITY, WORKFLOW, Matching, Poll, TaskQueue
 from perdure.service.namespaces import Namespaces
@@ -158,7 +159,9 @@ class Dispatcher:
         """The task's queue; the normal one when its sticky queue's worker is gone."""
         namespace = run.info.namespace
         queue = self._matching.queue(namespace, task.queue, WORKFLOW)
-        if task.sticky and not queue.is_alive(self._clock.now_ns(), self._settings.sticky_alive_ns):
+        if not task.sticky or queue.polls:
+            return queue
+        if not queue.is_alive(self._clock.now_ns(), self._settings.sticky_alive_ns):
             run.state.sticky_queue = ""
             task.sticky = False
             task.queue = run.info.task_queue
