@@ -21,8 +21,8 @@ async def test_what_is_swallowed_is_not_forgiven() -> None:
         handle = await env.client.start(swallower)
         for _ in range(200):
             names = [event.event_type async for event in handle.history()]
-            if 7 in names:  # WorkflowTaskFailed
+            if 9 in names:  # WorkflowTaskFailed
                 break
             await asyncio.sleep(0.01)
-        assert 7 in names
+        assert 9 in names
         assert (await handle.describe()).status.name == "RUNNING"
