@@ -271,6 +271,7 @@ class Stage:
         request = RespondWorkflowTaskCompletedRequest(
             namespace="default", task_token=task.task_token, identity="worker", **fields
         )
+        request.capabilities.discard_speculative_workflow_task_with_events = True
         if updates is not None:
             request.messages.extend(updates.messages)
             request.commands.extend(updates.commands)

@@ -40,6 +40,7 @@ from perdure.engine.checks import Plan, check
 from perdure.engine.state import WorkflowTask
 from perdure.engine.transition import Transition
 
+_SHOWN_AGAIN_MAX = 10  # events; more would cost more to send again than to keep the task
 _Type = CommandType
 _COMPLETED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
 _PROTOCOL_MESSAGE = int(_Type.COMMAND_TYPE_PROTOCOL_MESSAGE)
@@ -154,7 +155,23 @@ def _leaves_no_trace(tx: Transition, request: RespondWorkflowTaskCompletedReques
         message.body.type_url.endswith("temporal.api.update.v1.Rejection")
         for message in request.messages
     )
-    return only_rejections and not tx.run.buffered and not request.force_create_new_workflow_task
+    return (
+        only_rejections
+        and not tx.run.buffered
+        and not request.force_create_new_workflow_task
+        and _events_shown(tx) <= _shown_again_max(request)
+    )
+
+
+def _events_shown(tx: Transition) -> int:
+    """Events since the last task that was kept: a worker is shown them again if this one is not."""
+    state = tx.run.state
+    return max(0, state.next_event_id - state.last_task_started_event_id - 2)
+
+
+def _shown_again_max(request: RespondWorkflowTaskCompletedRequest) -> int:
+    capable = request.capabilities.discard_speculative_workflow_task_with_events
+    return _SHOWN_AGAIN_MAX if capable else 0
 
 
 def _drop_speculative(
