@@ -19,7 +19,7 @@ from perdure.engine.transition import Transition
 from perdure.service.namespaces import Namespaces
 
 if TYPE_CHECKING:
-    from perdure.service.executions import Companion
+    from perdure.service.entries import Companion
 
 _UPSERT = CommandType.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES
 _CONTINUE = CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION

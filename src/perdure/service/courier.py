@@ -43,7 +43,8 @@ from perdure.engine.outbox import CancelRun, ChildClosed, SignalRun, StartChild,
 from perdure.engine.state import RunInfo
 from perdure.engine.transition import Transition
 from perdure.service.clock import Clock, sleep_until
-from perdure.service.executions import Entry, Executions
+from perdure.service.entries import Entry
+from perdure.service.executions import Executions
 from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.store.contract import Store, StoreError

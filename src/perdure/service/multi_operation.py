@@ -20,7 +20,7 @@ from perdure.api.errors import InvalidArgument, RPCError, StatusCode
 from perdure.engine import updates as engine_updates
 from perdure.service import updates
 from perdure.service.companion import PendingUpdate, Unblocked
-from perdure.service.executions import Entry
+from perdure.service.entries import Entry
 from perdure.service.starting import Outcome, start_response
 from perdure.service.updates import SOFT_TIMEOUT_NS, Reached, UpdateRPCs
 

@@ -36,7 +36,7 @@ from perdure.api.errors import (
 from perdure.engine.execution import Execution
 from perdure.service import pages, tokens, waiting
 from perdure.service.companion import FAILING_ATTEMPT, Unblocked, failing_task
-from perdure.service.executions import Entry
+from perdure.service.entries import Entry
 from perdure.service.matching import WORKFLOW, Poll
 from perdure.service.pages import END, Page, PageToken
 from perdure.service.reading import reading

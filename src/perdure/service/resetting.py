@@ -29,7 +29,7 @@ from perdure.engine import lifecycle, reset
 from perdure.engine.execution import Execution
 from perdure.engine.transition import Transition
 from perdure.service import pages
-from perdure.service.executions import Entry
+from perdure.service.entries import Entry
 from perdure.service.pages import END
 from perdure.service.reading import reading
 from perdure.service.units import Conflict, Unit

@@ -16,7 +16,7 @@ from perdure.engine.state import Activity, RetryPolicy, RunInfo, WorkflowTask
 from perdure.service import tokens
 
 if TYPE_CHECKING:
-    from perdure.service.executions import Entry
+    from perdure.service.entries import Entry
 
 
 def _keys(message: type, wire_types: dict[str, int]) -> dict[str, bytes]:

@@ -30,7 +30,7 @@ from perdure.engine.state import RunInfo
 from perdure.engine.transition import Transition
 from perdure.service import validation
 from perdure.service.dispatch import HandOut
-from perdure.service.executions import Entry
+from perdure.service.entries import Entry
 from perdure.service.matching import WORKFLOW, Poll
 from perdure.service.units import Conflict, Unit
 from perdure.service.validation import AnyStart

@@ -18,7 +18,7 @@ from perdure.service import records
 from perdure.store.contract import MessageRow, TaskRow, Write
 
 if TYPE_CHECKING:
-    from perdure.service.executions import Entry
+    from perdure.service.entries import Entry
 
 
 class Conflict(Exception):

@@ -29,7 +29,7 @@ from perdure.service.matching import ACTIVITY, WORKFLOW, Advance, Evict, Poll
 from perdure.service.tokens import TaskToken
 
 if TYPE_CHECKING:
-    from perdure.service.executions import Entry
+    from perdure.service.entries import Entry
     from perdure.service.node import Node
 
 
