@@ -163,14 +163,16 @@ async def grow(folder: Path, size: dict[str, int]) -> dict[str, float]:
 
 async def replay(folder: Path, size: dict[str, int]) -> dict[str, float]:
     """Second half of (f): read the history back and replay it, and nothing else."""
+    from temporalio.api.history.v1 import History
+
     from perdure.testing import Replayer
 
     target = f"sqlite:///{folder / 'perdure.db'}"
     async with perdure.connect(target) as client:
         history = await client.handle("long").fetch_history()
-        replayer = Replayer(workflows=[long])
+        replayer = Replayer([long])
         with measure.Span() as span:
-            await replayer.replay(history)
+            replayer.replay(History(events=history.events))
     return {
         "replay_s": span.wall_s,
         "steps_per_s": size["steps"] / span.wall_s,

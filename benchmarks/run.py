@@ -92,7 +92,8 @@ CASES = {
     "f": Case(
         "f", "replay of a workflow of {steps:,} steps in a restarted process", "grow/replay",
         {"steps": 0}, {"steps": 0},
-        (Row("steps_per_s", "replayed steps", "/s", True),),
+        (Row("steps_per_s", "replayed steps", "/s", True),
+         Row("events_per_s", "replayed events", "/s", True)),
     ),
 }  # fmt: skip
 
@@ -188,7 +189,7 @@ def table_of(results: list[dict[str, Any]], sides: list[str]) -> Table:
 
 def _shown(value: float | None, unit: str) -> str:
     if value is None:
-        return "did not finish"
+        return "–"
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
 
 

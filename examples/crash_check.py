@@ -23,11 +23,11 @@ import outside
 import pipeline
 from perdure import Converter
 from perdure.engine import replay as engine_replay
-from perdure.sdk.runtime.replayer import replay as sdk_replay
 from perdure.service import records
 from perdure.store.contract import Loaded
 from perdure.store.query import Query
 from perdure.store.sqlite import open_read_only
+from perdure.testing import Replayer
 
 WORKFLOWS = [orders.checkout, pipeline.Pipeline, approval.Approval]
 EVERY_EVENT = 1 << 40
@@ -115,7 +115,7 @@ def history_faults(run: Stored) -> list[str]:
         f"state is not its replay: {d}" for d in engine_replay.differences(execution, rebuilt)
     ]
     try:
-        sdk_replay(History(events=run.events), WORKFLOWS)
+        Replayer(WORKFLOWS).replay(History(events=run.events))
     except Exception as error:
         faults.append(f"the code does not replay: {error}")
     return faults

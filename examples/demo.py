@@ -3,8 +3,8 @@
     python examples/demo.py
 
 The orders run in a process of their own. When half of them are done, it is killed with SIGKILL: no
-goodbye, no cleaning up. A second process opens the same database and goes on. At the end the books of
-the payment and parcel services are counted: every order was charged once and shipped once.
+goodbye, no cleaning up. A second process opens the same database and goes on. At the end the books
+of the payment and parcel services are counted: every order was charged once and shipped once.
 """
 
 from __future__ import annotations

@@ -86,17 +86,17 @@ def replay(
     """Would the code of MODULE still take the same way as these recorded histories (JSON)?"""
     if len(histories) < 2:
         raise Misused("MODULE: name histories first, then the module with the workflows")
-    from perdure.sdk.runtime.replayer import parse_history
-    from perdure.sdk.runtime.replayer import replay as replay_history
+    from perdure.testing import Replayer
 
     module = str(histories.pop())
     lists = chosen(module)
     workflows = _defined() if lists is None else lists[0]
+    replayer = Replayer(workflows)
     rows = []
     for path in histories:
         wrong = ""
         try:
-            replay_history(parse_history(path.read_bytes()), workflows)
+            replayer.replay(path.read_bytes())
         except OSError as error:
             raise Misused(f"{path}: {error.strerror}") from None
         except Exception as error:
