@@ -13,7 +13,6 @@ from perdure.api.errors import InvalidArgument, NotFound
 from perdure.engine import activities, alarms
 from perdure.engine.state import Activity
 
-
 DETAILS = Payloads(payloads=[Payload(data=b"7")]).SerializeToString()
 
 
@@ -145,7 +144,7 @@ def cancel(held: Activity) -> Command:
 
 def wake(play: Play) -> None:
     """A second activity ends, so that the workflow gets a task."""
-    other = [a for a in play.run.activities.values() if a.activity_id == "other"][0]
+    other = next(a for a in play.run.activities.values() if a.activity_id == "other")
     begin(play, other)
     play.do(lambda tx: activities.complete(tx, other, b"", "me"))
     play.take()
@@ -162,6 +161,84 @@ def test_cancelling_what_nobody_has_begun() -> None:
         "WORKFLOW_TASK_COMPLETED", "ACTIVITY_TASK_CANCEL_REQUESTED", "ACTIVITY_TASK_CANCELED",
         "WORKFLOW_TASK_SCHEDULED",
     ]  # fmt: skip
+    assert b"ACTIVITY_ID_NOT_STARTED" in play.events[-2].SerializeToString()
+
+
+def test_cancelling_in_the_answer_that_schedules() -> None:
+    play = Play()
+    play.take()
+    fresh = Command(command_type=CommandType.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK)
+    fresh.request_cancel_activity_task_command_attributes.scheduled_event_id = 5
+    play.answer(activity("1"), fresh, activity("1"))
+    assert play.types[3:] == [
+        "WORKFLOW_TASK_COMPLETED", "ACTIVITY_TASK_SCHEDULED", "ACTIVITY_TASK_CANCEL_REQUESTED",
+        "ACTIVITY_TASK_SCHEDULED", "ACTIVITY_TASK_CANCELED", "WORKFLOW_TASK_SCHEDULED",
+    ]  # fmt: skip
+    assert list(play.run.activities) == [7]
+
+
+def test_an_activity_cannot_be_cancelled_twice() -> None:
+    play = Play()
+    play.take()
+    play.answer(activity("1"), activity("other"))
+    held = activities.find(play.run, activity_id="1")
+    begin(play, held)
+    wake(play)
+    play.answer(cancel(held), cancel(held))
+    assert play.types[-1] == "WORKFLOW_TASK_FAILED"
+    assert not held.cancel_requested
+
+
+def test_heartbeat_details_and_the_former_failure_come_with_the_last_timeout() -> None:
+    play, held = with_activity(heartbeat_timeout=2, attempts=2)
+    begin(play, held)
+    play.do(lambda tx: activities.heartbeat(tx, held, DETAILS, True))
+    play.do(lambda tx: activities.fail(tx, held, broken(), "me"))
+    assert ring(play, 1) == [2]
+    begin(play, held)
+    ring_quietly(play, 2)
+    event = play.events[-2].activity_task_timed_out_event_attributes
+    assert event.retry_state == RetryState.RETRY_STATE_MAXIMUM_ATTEMPTS_REACHED
+    assert event.failure.cause.message == "broken"
+    details = event.failure.timeout_failure_info.last_heartbeat_details
+    assert details.SerializeToString() == DETAILS
+
+
+def test_no_time_for_another_attempt_is_the_schedule_to_close_timeout() -> None:
+    play, held = with_activity(start_to_close_timeout=3, schedule_to_close_timeout=4)
+    begin(play, held)
+    ring_quietly(play, 3.5)
+    event = play.events[-2].activity_task_timed_out_event_attributes
+    kind = event.failure.timeout_failure_info.timeout_type
+    assert kind == TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE
+    assert event.retry_state == RetryState.RETRY_STATE_TIMEOUT
+    assert event.failure.message.startswith("Not enough time")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [  # start-to-close, schedule-to-close, schedule-to-start, heartbeat; seconds
+        ((5, 0, 0, 0), (5, 100, 100, 0)),
+        ((500, 0, 0, 0), (100, 100, 100, 0)),
+        ((0, 70, 0, 0), (70, 70, 70, 0)),
+        ((90, 70, 80, 80), (70, 70, 70, 70)),
+        ((5, 0, 300, 2), (5, 100, 100, 2)),
+    ],
+)
+def test_timeouts_are_bounded_by_each_other_and_by_the_run(
+    wanted: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    play = Play(run_timeout_ns=100 * SECOND)
+    play.take()
+    command = activity()
+    attributes = command.schedule_activity_task_command_attributes
+    names = ("start_to_close", "schedule_to_close", "schedule_to_start", "heartbeat")
+    for name, seconds in zip(names, wanted, strict=True):
+        getattr(attributes, f"{name}_timeout").FromSeconds(seconds)
+    play.answer(command)
+    event = play.events[-1].activity_task_scheduled_event_attributes
+    found = tuple(getattr(event, f"{name}_timeout").ToSeconds() for name in names)
+    assert found == expected
 
 
 def test_cancelling_what_runs_is_told_at_the_next_heartbeat() -> None:
