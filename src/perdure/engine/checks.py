@@ -30,6 +30,7 @@ _TIMER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_TIMER_ATTRIBUTES
 _CANCEL_TIMER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CANCEL_TIMER_ATTRIBUTES
 _MARKER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
 _CONTINUE = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
+_COMPLETE = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES
 _FAIL = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
 _SEARCH = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
 
@@ -125,8 +126,7 @@ def _marker(plan: Plan, command: Command) -> None:
 
 def _complete(plan: Plan, command: Command) -> None:
     result = command.complete_workflow_execution_command_attributes.result
-    cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES
-    _size(plan, cause, "CompleteWorkflowExecutionCommand", result.ByteSize())
+    _size(plan, _COMPLETE, "CompleteWorkflowExecutionCommand", result.ByteSize())
 
 
 def _fail(plan: Plan, command: Command) -> None:

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 _Status = WorkflowExecutionStatus
 _Initiator = ContinueAsNewInitiator
+_STATUS_COMPLETED = int(_Status.WORKFLOW_EXECUTION_STATUS_COMPLETED)
+_COMPLETED = int(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
+_CHILD_COMPLETED = int(EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
 _CONTINUED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW
 
 
@@ -64,9 +67,7 @@ def complete(
     if command.HasField("result"):
         event.result.CopyFrom(command.result)
         news.result.CopyFrom(command.result)
-    _close(tx, _Status.WORKFLOW_EXECUTION_STATUS_COMPLETED,
-           EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, event,
-           EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED, news)  # fmt: skip
+    _close(tx, _STATUS_COMPLETED, _COMPLETED, event, _CHILD_COMPLETED, news)
 
 
 def fail(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from perdure.sdk.runtime.run import Run
     from perdure.sdk.signature import Signature
 
+_COMPLETE: Final = CommandType.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION
 _COMPLETED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
 _FAILED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED
 _CANCELED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED
@@ -125,7 +126,7 @@ def complete(run: Run, result: Any) -> None:
     command = None
     if not run.replaying:
         command = Command()
-        command.command_type = CommandType.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION
+        command.command_type = _COMPLETE
         attributes = command.complete_workflow_execution_command_attributes
         run.converter.fill_result(attributes.result, result, run.definition.signature)
     _close(run, _COMPLETED, (), command)
