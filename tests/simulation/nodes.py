@@ -40,6 +40,7 @@ class Disk:
         self.inner: Store = inner or SqliteStore(":memory:")
         self.faults = faults or Faults()
         self.store: FaultyStore | None = None
+        self.wrap: Callable[[Store], Store] | None = None
         self._opened = False
 
     async def open(self, rng: random.Random) -> Node:
@@ -49,27 +50,40 @@ class Disk:
             self._opened = True
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        self.store = FaultyStore(self.inner, self.faults, rng)
+        inner = self.wrap(self.inner) if self.wrap else self.inner
+        self.store = FaultyStore(inner, self.faults, rng)
         return await Node.open(self.store, clock=LoopClock(loop), rng=rng)
+
+    def heal(self) -> None:
+        """From now on commits succeed."""
+        self.faults.refused = self.faults.unanswered = self.faults.crash = 0.0
+
+    async def kill(self) -> None:
+        """The process dies with all that it was doing."""
+        if self.store is not None:
+            self.store.crash()
+        await cancel_others()
 
     async def crash_and_open(self, rng: random.Random) -> Node:
         """The process dies with all that it was doing, and another one opens the database."""
-        assert self.store is not None
-        self.store.crash()
-        await _cancel_others()
+        await self.kill()
         return await self.open(rng)
 
     async def close(self) -> None:
         """The end of the world."""
-        assert self.store is not None
-        self.store.crash()
-        await _cancel_others()
+        await self.kill()
         await self.inner.close()
 
 
-async def _cancel_others() -> None:
+async def cancel_others() -> None:
+    """End every task but this one, as the death of the process does; none may linger."""
     current = asyncio.current_task()
-    others = [task for task in asyncio.all_tasks() if task is not current]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    for _ in range(50):
+        others = [task for task in asyncio.all_tasks() if task is not current]
+        others.sort(key=lambda task: (len(task.get_name()), task.get_name()))  # the same each time
+        if not others:
+            return
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=0.001)
+    raise AssertionError(f"tasks that cannot be ended: {asyncio.all_tasks()}")

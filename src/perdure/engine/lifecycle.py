@@ -208,10 +208,10 @@ def signal(
 
     Raises NotFound (closed), ResourceExhausted (too many signals in this run).
     """
+    if request.request_id in tx.run.requests:
+        return  # also when the run has closed since: it was delivered
     _check_open(tx)
     state, limit = tx.run.state, tx.limits.signals_max
-    if request.request_id in tx.run.requests:
-        return
     if 0 < limit <= state.signal_count:
         raise ResourceExhausted(
             f"exceeded workflow execution limit for signal events: {limit} signals in one run; "

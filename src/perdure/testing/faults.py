@@ -40,7 +40,7 @@ class FaultyStore:
 
     def __init__(self, inner: Store, faults: Faults, rng: random.Random) -> None:
         self._inner = inner
-        self._faults = faults
+        self.faults = faults
         self._rng = rng
         self.crashed = asyncio.Event()
         self.commits = 0
@@ -58,7 +58,7 @@ class FaultyStore:
     async def commit(self, units: Sequence[Unit]) -> list[int]:
         """Commit, refuse, commit and lose the answer, or die."""
         await self._alive()
-        faults, rng = self._faults, self._rng
+        faults, rng = self.faults, self._rng
         self.commits += 1
         if faults.delay_s:
             await asyncio.sleep(rng.random() * faults.delay_s)
