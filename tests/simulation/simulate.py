@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure import Client
+from perdure.api.errors import Unavailable
 from perdure.sdk.runtime import clocks, dice
 from perdure.sdk.runtime.context import state
 from perdure.service import tokens
@@ -90,10 +91,7 @@ class Simulation:
         """Simulate, and look at what is left."""
         loop = asyncio.get_running_loop()
         while loop.time() < LIMIT_S:
-            try:
-                over = await self.life()
-            except StoreUnavailable:
-                over = False  # it did not even open
+            over = await self.life()
             await self.bury()
             if over:
                 break
@@ -105,19 +103,21 @@ class Simulation:
     async def life(self) -> bool:
         """One process, from its start to its crash (False), or to the end of all work (True)."""
         self.disk.wrap = self.wrap
-        node = await self.disk.open(self.rng)
+        work = asyncio.create_task(self.work())
+        await asyncio.sleep(0)
         store = self.disk.store
         assert store is not None
         crashed = asyncio.create_task(store.crashed.wait())
-        work = asyncio.create_task(self.work(node))
         await asyncio.wait([crashed, work], return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            work.result()
-            return True
-        return False
+        return work.done() and work.result()
 
-    async def work(self, node: Node) -> None:
+    async def work(self) -> bool:
+        """Do everything that is not done yet; False when the process could not even start."""
         loop = asyncio.get_running_loop()
+        try:
+            node = await self.disk.open(self.rng)
+        except (StoreUnavailable, Unavailable):
+            return False
         client = Client(WatchedService(node.service, self.ledger), identity="simulated")
         healing = loop.call_later(max(0.0, FAULTY_S - loop.time()), self.disk.heal)
         deadline = max(0.0, LIMIT_S - loop.time())
@@ -129,6 +129,7 @@ class Simulation:
             self.disk.heal()
             await asyncio.sleep(SETTLE_S)  # children and tasks that nobody waits for
         healing.cancel()
+        return True
 
     async def bury(self) -> None:
         """End the process: nothing of it goes on, and its store has stopped answering."""

@@ -25,7 +25,9 @@ MILLISECONDS = st.sampled_from([1, 900, 2_500, 7_000, 60_000])
 class Held:
     """A task that the test took, with the run as the oracle knows it."""
 
-    def __init__(self, run: model.Run, token: bytes, started: Any, name: str = "", attempt: int = 0):
+    def __init__(
+        self, run: model.Run, token: bytes, started: Any, name: str = "", attempt: int = 0
+    ):
         self.run, self.token, self.started = run, token, started
         self.name, self.attempt = name, attempt
 
@@ -95,7 +97,8 @@ class NodeAgainstOracle(RuleBasedStateMachine):
     @rule(workflow_id=IDS, request=REQUESTS)
     def signal(self, workflow_id: str, request: str) -> None:
         self.both(
-            lambda: self.model.signal(workflow_id, request), self.driver.signal(workflow_id, request)
+            lambda: self.model.signal(workflow_id, request),
+            self.driver.signal(workflow_id, request),
         )
 
     @rule(workflow_id=IDS)
@@ -174,9 +177,7 @@ class NodeAgainstOracle(RuleBasedStateMachine):
         if held.started.attempt > 1:
             self.tasks.append(held)  # a second failure is paced by the server: not modelled
             return
-        self.both(
-            lambda: self.model.fail_task(self.still(held)), self.driver.fail_task(held.token)
-        )
+        self.both(lambda: self.model.fail_task(self.still(held)), self.driver.fail_task(held.token))
 
     def still(self, held: Held) -> model.Run:
         """The run, if it is still in the task that was taken."""

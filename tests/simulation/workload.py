@@ -107,7 +107,9 @@ class Program:
                 rest = Plan(**{**vars(plan), "steps": plan.steps[position + 1 :]})
                 workflow.continue_as_new(rest, [*results, "again"], self.names)
             results.append(await getattr(self, f"_{step[0]}")(*step[1:]))
-        await workflow.wait_condition(lambda: self._heard(plan) and workflow.all_handlers_finished())
+        await workflow.wait_condition(
+            lambda: self._heard(plan) and workflow.all_handlers_finished()
+        )
         if plan.fails:
             raise ApplicationError("as planned", type="Planned")
         return results
