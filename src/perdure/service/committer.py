@@ -96,6 +96,13 @@ class Committer:
             self._settled.append(future)
             await future
 
+    async def room(self) -> None:
+        """Wait until fewer transitions are queued than may be."""
+        while self.is_full:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._settled.append(future)
+            await future
+
     def _rouse(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)

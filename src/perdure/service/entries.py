@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from perdure.service.units import Unit
 
 
+_KEPT_BYTES = 4_096  # of a sticky run, in case its worker has forgotten it
+_KEPT_WHOLE_BYTES = 32_768  # of a run whose workers want the whole history each time
+
+
 class Companion(Protocol):
     """Callers that wait for something of a run, held in memory beside it: queries and updates.
 
@@ -109,11 +113,13 @@ class Entry:
         return self._namespaces.values(self.run.info.namespace, attributes)
 
     def grow_tail(self, parts: list[bytes], limit_bytes: int) -> None:
-        """Keep new events; forget those that every sticky worker has seen."""
+        """Keep new events; forget those that a sticky worker has seen, unless all are short."""
         state = self.run.state
         if parts:
             self.tail += parts
             self.tail_bytes += sum(map(len, parts))
+        if self.tail_bytes <= (_KEPT_BYTES if state.sticky_queue else _KEPT_WHOLE_BYTES):
+            return
         seen = state.last_task_started_event_id + 1 - self.tail_first
         if seen > 0:
             self.tail_bytes -= sum(map(len, self.tail[:seen]))

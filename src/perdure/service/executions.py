@@ -284,12 +284,11 @@ class Executions:
             Unavailable: the store failed; the change may or may not be stored.
         """
         for _ in range(self._settings.redo_max):
+            if self.committer.is_full:
+                await self.committer.room()
             entry = self.cached(key)
             if entry is None:
                 entry = await self.entry(key)
-            if self.committer.is_full:
-                await self.committer.settled()
-                continue
             try:
                 result, unit = self.apply(entry, operation)
             except RPCError:

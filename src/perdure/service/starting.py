@@ -198,10 +198,8 @@ class Starting:
         validation.start(request, node.settings)
         node.namespaces.admit(request.namespace, request.search_attributes)
         for _ in range(node.settings.redo_max):
+            await node.executions.committer.room()
             entry = await self._current(request)
-            if node.executions.committer.is_full:
-                await node.executions.committer.settled()
-                continue
             try:
                 found = self._existing(entry, request) if entry is not None else None
             except WorkflowAlreadyStarted:
