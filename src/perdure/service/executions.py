@@ -14,6 +14,7 @@ import logging
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from perdure.api import wire
@@ -144,10 +145,18 @@ class Executions:
             raise InvalidArgument("WorkflowId is not set on request.")
         if run_id and not _is_uuid(run_id):
             raise InvalidArgument("Invalid RunId.")
-        key = await self.find(namespace, workflow_id, run_id)
-        if key is None:
-            raise NotFound(f"workflow not found for ID: {workflow_id}")
-        return key
+        for _ in range(self._settings.redo_max):
+            key = await self.find(namespace, workflow_id, run_id)
+            if key is None:
+                raise NotFound(f"workflow not found for ID: {workflow_id}")
+            entry = self._runs.get(key)
+            unit = None if entry is None else entry.unit
+            if unit is None or unit.writes[key].based_on:
+                return key
+            # It does not exist before it is stored: until then, its predecessor is the one.
+            with suppress(Conflict, Unavailable):
+                await unit.wait()
+        raise Unavailable("The workflow changes too often to be found now; try again.")
 
     async def read(self, key: int) -> Entry:
         """The run with nothing uncommitted in it, for an answer that shows its state.
