@@ -329,9 +329,10 @@ def _held(tx: Transition) -> WorkflowTask:
 def _end(tx: Transition, task: WorkflowTask, *, counts: bool) -> None:
     state = tx.run.state
     state.workflow_task = None
+    fresh_worker = bool(state.sticky_queue)  # the next one has nothing cached: it begins anew
     state.sticky_queue = ""
     state.sticky_timeout_ns = 0
-    if counts:
+    if counts and not fresh_worker:
         state.failed_task_attempts = task.attempt
         state.event_id_after_failure = state.next_event_id
     buffer.flush(tx)

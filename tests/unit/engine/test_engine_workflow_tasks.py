@@ -159,6 +159,11 @@ def test_a_failed_task_ends_stickiness() -> None:
     signal(play)
     play.take()
     assert [task.queue for task in fail(play).tasks] == ["queue"]
+    assert play.types[-2:] == ["WORKFLOW_TASK_FAILED", "WORKFLOW_TASK_SCHEDULED"]
+    assert present(play).attempt == 1
+    play.take()
+    fail(play)
+    assert present(play).attempt == 2
 
 
 # -- long ones, and what comes meanwhile -----------------------------------------------------------
