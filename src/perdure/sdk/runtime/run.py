@@ -164,6 +164,8 @@ class Run:
 
     def _advance(self, parts: Sequence[Step], requests: Sequence[UpdateRequest]) -> None:
         for step in parts:
+            if step.started is not None:
+                self.replaying = step.replaying  # a cancellation makes commands as it is taken in
             self._take_in(step)
             if step.started is not None:
                 self._execute(step, requests)
@@ -204,7 +206,6 @@ class Run:
         assert started is not None
         attributes = started.workflow_task_started_event_attributes
         self.now_ns = timestamp_ns(started.event_time)
-        self.replaying = step.replaying
         self.last_started_id = self.seen_id = self.history_length = started.event_id
         self._before_task_id = attributes.scheduled_event_id - 1
         self.unanswered = None if step.replaying else started
