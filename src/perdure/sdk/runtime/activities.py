@@ -31,7 +31,7 @@ class ActivityCall(Future[Any]):
     __slots__ = (
         "activities",
         "activity_id",
-        "cancel_requested",
+        "cancel_record",
         "kind",
         "name",
         "record",
@@ -41,7 +41,7 @@ class ActivityCall(Future[Any]):
 
     activities: Activities
     activity_id: str
-    cancel_requested: bool
+    cancel_record: Record | None
     kind: ActivityCancellationType
     name: str
     record: Record
@@ -112,7 +112,7 @@ class Activities:
         call = ActivityCall(loop=run.loop)
         call.activities = self
         call.activity_id = activity_id
-        call.cancel_requested = False
+        call.cancel_record = None
         call.kind = options.cancellation_type or ActivityCancellationType.TRY_CANCEL
         call.name = name
         call.result_type = signature if signature is not None else result_type
@@ -133,9 +133,8 @@ class Activities:
         return True
 
     def _request_cancel(self, call: ActivityCall) -> None:
-        if call.cancel_requested:
+        if call.cancel_record is not None:
             return
-        call.cancel_requested = True
         run = self.run
         command = None
         if not run.replaying:
@@ -143,14 +142,21 @@ class Activities:
             command.command_type = CommandType.COMMAND_TYPE_REQUEST_CANCEL_ACTIVITY_TASK
             attributes = command.request_cancel_activity_task_command_attributes
             attributes.scheduled_event_id = call.scheduled_id
-        run.emit(_CANCEL_REQUESTED, (call.scheduled_id,), command)
+        call.cancel_record = run.emit(_CANCEL_REQUESTED, (call.scheduled_id,), command)
 
     # --- events -------------------------------------------------------------------------------
+
+    def _ended(self, scheduled_id: int) -> ActivityCall | None:
+        """The call whose activity has ended: nobody may ask to cancel it any more."""
+        call = self.pending.pop(scheduled_id, None)
+        if call is not None and call.cancel_record is not None:
+            self.run.take_back(call.cancel_record)
+        return call
 
     def completed(self, event: HistoryEvent) -> None:
         """ActivityTaskCompleted."""
         attributes = event.activity_task_completed_event_attributes
-        call = self.pending.pop(attributes.scheduled_event_id, None)
+        call = self._ended(attributes.scheduled_event_id)
         if call is None or call.done():
             return
         type_ = call.result_type
@@ -168,7 +174,7 @@ class Activities:
         self._failed(event, attributes, "Activity task timed out")
 
     def _failed(self, event: HistoryEvent, attributes: Any, message: str) -> None:
-        call = self.pending.pop(attributes.scheduled_event_id, None)
+        call = self._ended(attributes.scheduled_event_id)
         if call is None or call.done():
             return
         error = ActivityError(
@@ -186,7 +192,7 @@ class Activities:
     def canceled(self, event: HistoryEvent) -> None:
         """ActivityTaskCanceled."""
         attributes = event.activity_task_canceled_event_attributes
-        call = self.pending.pop(attributes.scheduled_event_id, None)
+        call = self._ended(attributes.scheduled_event_id)
         if call is not None and not call.done():
             call.cancel_now()
 
