@@ -125,7 +125,7 @@ class Customer:
 
     def _recorded_by_then(self, client: Client) -> set[str]:
         """A lost answer: the workflow got the signal, and ended before it was asked again."""
-        return {name for name in (f"{self.plan.id}/s{n}" for n in range(self.plan.signals))}
+        return {f"{self.plan.id}/s{n}" for n in range(self.plan.signals)}
 
     def updating(self, name: str) -> Callable[[Client], Awaitable[None]]:
         async def update(client: Client) -> None:

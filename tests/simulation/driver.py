@@ -220,7 +220,7 @@ class Driver:
 
 
 async def _soon(poll: Any) -> Any:
-    """A poll's answer if there is one now; giving up a poll is itself something a node must stand."""
+    """A poll's answer if there is one now; a node must stand polls that are given up."""
     try:
         return await asyncio.wait_for(poll, timeout=0.001)
     except TimeoutError:

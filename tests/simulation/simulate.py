@@ -17,7 +17,6 @@ from perdure.api.errors import Unavailable
 from perdure.sdk.runtime import clocks, dice
 from perdure.sdk.runtime.context import state
 from perdure.service import tokens
-from perdure.service.node import Node
 from perdure.store.contract import Store, StoreUnavailable
 from perdure.testing import VirtualLoop
 from perdure.testing.faults import Faults

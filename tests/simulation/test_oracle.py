@@ -62,7 +62,8 @@ class NodeAgainstOracle(RuleBasedStateMachine):
         try:
             result = self.run(actual)
         except RPCError as error:
-            assert refusal == StatusCode(error.code).name, f"node: {error!r}, oracle: {refusal}"
+            if refusal != StatusCode(error.code).name:
+                raise AssertionError(f"node: {error!r}, oracle: {refusal}") from error
         else:
             assert refusal is None, f"the node took what the oracle refuses with {refusal}"
         return answer, result
@@ -242,7 +243,7 @@ class NodeAgainstOracle(RuleBasedStateMachine):
         self.node = self.run(self.disk.crash_and_open(random.Random(self.names)))
         self.driver = Driver(self.node.service)
 
-    # -- what must always hold -----------------------------------------------------------------------
+    # -- what must always hold ---------------------------------------------------------------------
 
     @invariant()
     def histories_agree(self) -> None:

@@ -9,8 +9,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from perdure import ActivityError, ApplicationError, ChildWorkflowError, RetryPolicy, activity
-from perdure import workflow
+from perdure import (
+    ActivityError,
+    ApplicationError,
+    ChildWorkflowError,
+    RetryPolicy,
+    activity,
+    workflow,
+)
 
 Step = list[Any]
 ANYTHING = "*"

@@ -145,9 +145,7 @@ def _offer(tx: Transition, activity: Activity) -> None:
     if activity.waiting:
         tx.wake_at(activity.due_ns)
         return
-    tx.tasks.append(
-        TaskRef(ACTIVITY, activity.queue, activity.scheduled_event_id, activity.stamp)
-    )
+    tx.tasks.append(TaskRef(ACTIVITY, activity.queue, activity.scheduled_event_id, activity.stamp))
     if activity.schedule_to_start_ns:
         tx.wake_at(activity.due_ns + activity.schedule_to_start_ns)
     if activity.schedule_to_close_ns:
@@ -318,9 +316,7 @@ def _forget(tx: Transition, activity: Activity) -> None:
     tx.drop(activity)
 
 
-def _record_end(
-    tx: Transition, activity: Activity, event_type: int, body: Message | bytes
-) -> None:
+def _record_end(tx: Transition, activity: Activity, event_type: int, body: Message | bytes) -> None:
     tx.record(event_type, body, answers=activity.scheduled_event_id)
     workflow_tasks.ensure_scheduled(tx)
 

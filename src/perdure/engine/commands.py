@@ -247,9 +247,7 @@ class _Answer:
 
     __slots__ = ("completed", "identity", "inbox", "result", "tx")
 
-    def __init__(
-        self, tx: Transition, completed: int, identity: str, inbox: updates.Inbox
-    ) -> None:
+    def __init__(self, tx: Transition, completed: int, identity: str, inbox: updates.Inbox) -> None:
         self.tx = tx
         self.completed = completed  # id of the workflow task's completed event
         self.identity = identity

@@ -126,9 +126,7 @@ class ActivityTaskRPCs:
             InvalidArgument: the token is none of an activity task.
             NotFound: the attempt timed out, or the activity or its run is over.
         """
-        key, operation = self._of_token(
-            request, self._completion(request.result, request.identity)
-        )
+        key, operation = self._of_token(request, self._completion(request.result, request.identity))
         await self.node.executions.transact(key, operation)
         return RespondActivityTaskCompletedResponse()
 

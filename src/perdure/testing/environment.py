@@ -105,12 +105,11 @@ def _is_worked_on(node: Node, run: Any) -> bool:
     if not run.is_open:
         return False
     task = run.state.workflow_task
-    if task is not None and not task.due_ns:
-        if task.started_ns or _has_poller(node, run, task.queue, 1):
-            return True
+    ready = task is not None and not task.due_ns
+    if ready and (task.started_ns or _has_poller(node, run, task.queue, 1)):
+        return True
     return any(
-        activity.started_ns
-        or (not activity.waiting and _has_poller(node, run, activity.queue, 2))
+        activity.started_ns or (not activity.waiting and _has_poller(node, run, activity.queue, 2))
         for activity in run.activities.values()
     )
 

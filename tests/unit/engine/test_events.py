@@ -28,9 +28,7 @@ def test_workflow_task_scheduled() -> None:
     expected.task_queue.normal_name = "queue"
     expected.task_queue.kind = TaskQueueKind.TASK_QUEUE_KIND_STICKY
     expected.start_to_close_timeout.FromMilliseconds(10_500)
-    body = events.workflow_task_scheduled(
-        events.task_queue("sticky", "queue"), 10_500_000_000, 3
-    )
+    body = events.workflow_task_scheduled(events.task_queue("sticky", "queue"), 10_500_000_000, 3)
     assert WorkflowTaskScheduledEventAttributes.FromString(body) == expected
 
 

@@ -81,7 +81,10 @@ async def test_time_stands_still_while_nobody_waits() -> None:
 
 
 async def test_sleeping_lets_everything_due_on_the_way_happen() -> None:
-    async with environment() as env, env.client.worker(workflows=[Door, sleeper], activities=[double]):
+    async with (
+        environment() as env,
+        env.client.worker(workflows=[Door, sleeper], activities=[double]),
+    ):
         door = await env.client.start(Door)
         await env.sleep(timedelta(days=6))
         assert (await door.describe()).status.name == "RUNNING"
