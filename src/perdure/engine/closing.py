@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
 from temporalio.api.command.v1 import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _Status = WorkflowExecutionStatus
 _Initiator = ContinueAsNewInitiator
+_REQUESTS_KEPT: Final = 100  # by a run that follows another: the latest
 _STATUS_COMPLETED = int(_Status.WORKFLOW_EXECUTION_STATUS_COMPLETED)
 _COMPLETED = int(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
 _CHILD_COMPLETED = int(EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED)
@@ -267,6 +268,7 @@ def _following(tx: Transition, **changes: Any) -> StartRun:
     values |= {
         "run_id": tx.new_id(),
         "continued_from_run_id": info.run_id,
+        "seen_requests": tuple(tx.run.requests)[-_REQUESTS_KEPT:],  # sent again, they come here
         "memo": tx.run.memo,
         "attributes": tx.run.attributes,
         "input": started.input.SerializeToString(),

@@ -59,6 +59,7 @@ class StartRun(msgspec.Struct, kw_only=True):
     execution_deadline_ns: int = 0  # carried along the chain
     continued_failure: bytes = b""
     last_completion_result: bytes = b""
+    seen_requests: tuple[str, ...] = ()  # what the run before has applied, or its forerunners
     # of a child
     parent_namespace: str = ""
     parent_namespace_id: str = ""
@@ -119,6 +120,8 @@ def start(tx: Transition, start: StartRun) -> None:
     tx.append(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, body, extra)
     if run.info.retry is not None or run.info.cron_schedule:
         tx.put(StartAttributes(tx.item_id(), body))
+    for request_id in start.seen_requests:
+        tx.put(SeenRequest(tx.item_id(), request_id))
     tx.visible = True
     tx.wake_at(run.info.run_deadline_ns)
     if start.first_task_backoff_ns:

@@ -79,9 +79,9 @@ class Timer(asyncio.TimerHandle):
         self.record: Any = None
 
     def cancel(self) -> None:
+        self._cancelled = True  # also when it has fired, and its callback is yet to run
         if self.pending:
             self.pending = False
-            self._cancelled = True
             self.run.timers.cancel(self)
 
     def __hash__(self) -> int:
@@ -125,7 +125,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.run = run
         self.sequence = first_hash
         self._first_hash = first_hash
-        self.ready: deque[Handle] = deque()
+        self.ready: deque[Handle | Timer] = deque()
         self.tasks: list[weakref.ref[Task[Any]]] = []
         self._prune_at = 64
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from temporalio.api.enums.v1 import CommandType, EventType
 from temporalio.api.history.v1 import HistoryEvent
 
-from perdure.sdk.runtime.loop import Handle, Timer
+from perdure.sdk.runtime.loop import Timer
 
 if TYPE_CHECKING:
     from perdure.sdk.runtime.run import Run
@@ -67,4 +67,4 @@ class Timers:
         timer = self.pending.pop(event.timer_fired_event_attributes.timer_id, None)
         if timer is not None:
             timer.pending = False
-            self.run.loop.ready.append(Handle(timer._callback, timer._args, timer._context))  # type: ignore[arg-type]
+            self.run.loop.ready.append(timer)
