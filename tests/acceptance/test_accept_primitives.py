@@ -122,7 +122,7 @@ async def test_side_effects_and_patches_are_recorded(cached: int) -> None:
     DRAWN[:] = [3, 2, 1]
     async with (
         environment() as env,
-        env.client.worker(workflows=[side_effects], max_cached_runs=cached),
+        env.client.worker(workflows=[side_effects], activities=[], max_cached_runs=cached),
     ):
         handle = await env.client.start(side_effects)
         assert await handle.result() == [1, 2, True, True]
@@ -156,7 +156,10 @@ class Mailbox:
 
 
 async def test_two_runs_share_a_cache_of_one() -> None:
-    async with environment() as env, env.client.worker(workflows=[Mailbox], max_cached_runs=1):
+    async with (
+        environment() as env,
+        env.client.worker(workflows=[Mailbox], activities=[], max_cached_runs=1),
+    ):
         one, two = [await env.client.start(Mailbox, 6) for _ in range(2)]
         for n in range(6):
             await one.signal(Mailbox.put, n)
@@ -172,12 +175,12 @@ async def test_queries_before_a_worker_wait_for_one_and_after_a_restart_replay()
         handle = await env.client.start(Mailbox, 3)
         await handle.signal(Mailbox.put, 1)
         early = asyncio.create_task(handle.query(Mailbox.seen))
-        async with env.client.worker(workflows=[Mailbox]):
+        async with env.client.worker(workflows=[Mailbox], activities=[]):
             assert await asyncio.wait_for(early, 20) == [1]
-        async with env.client.worker(workflows=[Mailbox]):
+        async with env.client.worker(workflows=[Mailbox], activities=[]):
             await handle.signal(Mailbox.put, 2)
             assert await handle.query(Mailbox.seen) == [1, 2]
             await handle.signal(Mailbox.put, 3)
             assert await handle.result() == [1, 2, 3]
-        async with env.client.worker(workflows=[Mailbox]):
+        async with env.client.worker(workflows=[Mailbox], activities=[]):
             assert await handle.query(Mailbox.seen) == [1, 2, 3]

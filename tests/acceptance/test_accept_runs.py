@@ -46,7 +46,7 @@ class Counter:
 
 
 async def test_updates_are_validated_and_done_once() -> None:
-    async with environment() as env, env.client.worker(workflows=[Counter]):
+    async with environment() as env, env.client.worker(workflows=[Counter], activities=[]):
         handle = await env.client.start(Counter)
         assert await handle.update(Counter.add, 2) == 2
         with pytest.raises(UpdateFailedError) as caught:
@@ -58,7 +58,7 @@ async def test_updates_are_validated_and_done_once() -> None:
 
 @pytest.mark.xfail(strict=True, reason="the run may end before re-applied updates are done")
 async def test_updates_are_applied_again_after_a_reset() -> None:
-    async with environment() as env, env.client.worker(workflows=[Counter]):
+    async with environment() as env, env.client.worker(workflows=[Counter], activities=[]):
         handle = await env.client.start(Counter)
         assert await handle.update(Counter.add, 2) == 2
         assert await handle.update(Counter.add, 3) == 5
@@ -86,7 +86,10 @@ async def parent(policy: int) -> None:
     ],
 )
 async def test_parent_close_policies(policy: int, status: WorkflowStatus) -> None:
-    async with environment() as env, env.client.worker(workflows=[parent, long_child]):
+    async with (
+        environment() as env,
+        env.client.worker(workflows=[parent, long_child], activities=[]),
+    ):
         await env.client.execute(parent, int(policy))
         await env.sleep(timedelta(days=2))
         assert (await env.client.handle("child").describe()).status is status
@@ -107,7 +110,10 @@ async def fails_twice() -> int:
 
 
 async def test_runs_follow_each_other() -> None:
-    async with environment() as env, env.client.worker(workflows=[counts_down, fails_twice]):
+    async with (
+        environment() as env,
+        env.client.worker(workflows=[counts_down, fails_twice], activities=[]),
+    ):
         assert await env.client.execute(counts_down, 3) == "zero"
         before = env.now()
         retry = RetryPolicy(initial_interval=timedelta(hours=1))

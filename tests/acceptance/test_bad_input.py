@@ -75,7 +75,7 @@ async def test_an_unknown_activity_type_is_named_with_those_there_are() -> None:
 
 
 async def test_an_unknown_workflow_type_leaves_the_run_open_and_is_named() -> None:
-    async with environment() as env, env.client.worker(workflows=[takes_order]):
+    async with environment() as env, env.client.worker(workflows=[takes_order], activities=[]):
         handle = await env.client.start("no_such_workflow")
         await env.sleep(timedelta(seconds=5))
         assert (await handle.describe()).status.name == "RUNNING"
