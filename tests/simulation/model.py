@@ -250,7 +250,7 @@ class Model:
 
     def _command_continue(self, run: Run, _: str) -> None:
         self._close(run, "WorkflowExecutionContinuedAsNew", "ContinuedAsNew")
-        self._begin(run.workflow_id, "")
+        self._begin(run.workflow_id, "").signals_seen |= run.signals_seen
 
     def _close(self, run: Run, event: str, status: str) -> None:
         if run.task is not None and run.task.started_ms is not None and status == "Terminated":

@@ -18,6 +18,7 @@ from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType, ParentClosePolicy
 from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueResponse,
+    SignalWorkflowExecutionRequest,
     TerminateWorkflowExecutionRequest,
 )
 
@@ -225,3 +226,20 @@ async def _script(node: Harness) -> None:
     await node.start("parent")
     task = await take(node, "parent")
     await node.complete(task, child_command("kid", ABANDON), signal_command("target"))
+
+
+async def test_a_signal_sent_again_to_the_next_run_is_known_there(node: Harness) -> None:
+    await node.start("target")
+    request = SignalWorkflowExecutionRequest(
+        namespace="default",
+        workflow_execution=execution("target"),
+        signal_name="poke",
+        request_id="once",
+    )
+    await node.service.signal_workflow_execution(request)
+    again = Command(command_type=CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION)
+    attributes = again.continue_as_new_workflow_execution_command_attributes
+    attributes.workflow_type.name = "flow"
+    await node.complete(await node.take(), again)
+    await node.service.signal_workflow_execution(request)
+    assert await node.events("target") == ["WorkflowExecutionStarted", "WorkflowTaskScheduled"]
