@@ -10,11 +10,12 @@ from temporalio.api.history.v1 import History
 
 from perdure.sdk.converter import Converter
 from perdure.sdk.interceptors import Interceptor
+from perdure.sdk.records import WorkflowHistory
 from perdure.sdk.runtime.replayer import replay
 
 __all__ = ["ReplayResult", "Replayer"]
 
-Recorded = History | str | bytes | Mapping[str, Any]
+Recorded = WorkflowHistory | History | str | bytes | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,15 @@ class Replayer:
         self._interceptors = interceptors
 
     def replay(self, history: Recorded) -> None:
-        """Replay one history: messages, or the JSON that Temporal's tools export.
+        """Replay one history: fetched, as messages, or the JSON that Temporal's tools export.
 
         Raises:
             NonDeterminismError: the code does something else; the message shows both.
             UnknownTypeError: no such workflow is among those given.
             ValueError: this is no history.
         """
+        if isinstance(history, WorkflowHistory):
+            history = History(events=history.events)
         replay(
             history,
             self._workflows,

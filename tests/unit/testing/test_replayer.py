@@ -47,6 +47,16 @@ async def test_the_same_code_replays() -> None:
     Replayer([steps]).replay(await recorded())
 
 
+async def test_a_fetched_history_replays() -> None:
+    async with (
+        environment() as env,
+        env.client.worker(workflows=[steps], activities=[first, second]),
+    ):
+        handle = await env.client.start(steps)
+        await handle.result()
+        Replayer([steps]).replay(await handle.fetch_history())
+
+
 async def test_other_code_does_not_and_is_told_why() -> None:
     history = await recorded()
     with pytest.raises(NonDeterminismError, match="first"):
