@@ -112,10 +112,13 @@ class Executions:
 
     async def entry(self, key: int) -> Entry:
         """The run, from memory or the store. Raises NotFound."""
-        entry = self.cached(key) or await self._load(key)
-        if entry is None:
-            raise NotFound("workflow execution not found")
-        return entry
+        for _ in range(self._settings.redo_max):
+            entry = self.cached(key) or await self._load(key)
+            if entry is None:
+                raise NotFound("workflow execution not found")
+            if not entry.dropped:  # by a commit that was lost before this caller's turn came
+                return entry
+        raise Unavailable("The run changes too often to be read now; try again.")
 
     async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
         """The key of a run; without a run id of the open one, else of the one that started last."""

@@ -55,3 +55,28 @@ def test_a_timeout_that_fires_with_the_cancellation_is_too_late() -> None:
     stage.task()
     assert stage.commands == ["request_cancel_activity_task", "cancel_workflow_execution"]
     stage.replay()
+
+
+@workflow
+class Relay:
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        await work(1)
+        return self.names
+
+    @workflow.signal
+    def add(self, name: str) -> None:
+        self.names.append(name)
+
+
+def test_a_signal_that_came_after_the_last_result_is_heard() -> None:
+    stage = Stage(Relay)
+    stage.task()
+    stage.complete_activity("1", 1)
+    stage.signal("add", "late")
+    stage.task()
+    assert stage.result == ["late"]
+    stage.replay()

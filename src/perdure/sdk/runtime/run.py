@@ -46,6 +46,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger("perdure.workflow")
 
 _MARKER: Final = EventType.EVENT_TYPE_MARKER_RECORDED
+_FIRST: Final = frozenset(
+    (
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
+    )
+)
+"""Events that are taken in before all others of their workflow task."""
+
 _UPDATE_EVENTS: Final = frozenset(
     (
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
@@ -171,7 +179,12 @@ class Run:
                 self._execute(step, requests)
 
     def _take_in(self, step: Step) -> None:
-        """Match the commands of the last task, and tell everybody what has happened since."""
+        """Match the commands of the last task, and tell everybody what has happened since.
+
+        Signals come first, wherever they are among the events: code that a result wakes, and that
+        ends the run or continues as new, must have seen every signal that was there by then.
+        """
+        others: list[tuple[Callable[[Run, HistoryEvent], None], HistoryEvent]] = []
         for event in step.events:
             kind = event.event_type
             if kind in IGNORED:
@@ -179,10 +192,15 @@ class Run:
             key_of = COMMAND_EVENTS.get(kind)
             if key_of is not None:
                 self._match(event, key_of(event))
-            else:
-                apply = APPLY.get(kind)
-                if apply is not None:
+                continue
+            apply = APPLY.get(kind)
+            if apply is not None:
+                if kind in _FIRST:
                     apply(self, event)
+                else:
+                    others.append((apply, event))
+        for take_in, event in others:
+            take_in(self, event)
         if self.expected:
             raise mismatch(None, self.expected[0], self)
 
