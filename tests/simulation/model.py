@@ -110,9 +110,10 @@ class Model:
         return run
 
     def signal(self, workflow_id: str, request_id: str) -> None:
+        last = self.current(workflow_id)
+        if last is not None and request_id in last.signals_seen:
+            return  # delivered before; also when the run has closed since
         run = self.open_run(workflow_id)
-        if request_id in run.signals_seen:
-            return
         run.signals_seen.add(request_id)
         self._happen(run, "WorkflowExecutionSignaled")
 

@@ -285,5 +285,6 @@ TestNodeAgainstOracle.settings = settings(
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.generate, Phase.shrink],  # tracing lines costs too much
+    phases=[Phase.explicit, Phase.generate],  # add Phase.shrink to study a failure: it takes long
+    derandomize=True,
 )
