@@ -298,11 +298,11 @@ def take_back(tx: Transition) -> None:
         )
         event.timeout_type = TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
         tx.append(EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT, event)
-    _end(tx, task, counts=False)
     if not written and not task.speculative:
-        state = tx.run.state
+        state = tx.run.state  # noted before buffered events come in: with news it is no retry
         state.failed_task_attempts = task.attempt - 1
         state.event_id_after_failure = state.next_event_id
+    _end(tx, task, counts=False)
     if task.speculative:
         schedule_speculative(tx)
     else:
