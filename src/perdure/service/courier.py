@@ -280,8 +280,8 @@ class Courier:
             external_run_id=info.run_id,
         )
         try:
-            target = await self._target(info, message)
-            await self._executions.transact(target, operation)
+            find = partial(self._target, info, message)
+            await self._executions.transact_found(find, operation)
         except (NotFound, ResourceExhausted) as error:
             failed = partial(external.signal_failed, message=message, cause=_signal_cause(error))
             await self._answer(key, row_id, failed)
@@ -302,8 +302,8 @@ class Courier:
             external_initiated_event_id=message.initiated_event_id,
         )
         try:
-            target = await (self._target(info, message) if awaited else self._chain(message))
-            await self._executions.transact(target, operation)
+            find = partial(self._target, info) if awaited else self._chain
+            await self._executions.transact_found(partial(find, message), operation)
         except NotFound as error:
             cause = _NO_NAMESPACE_TO_CANCEL if isinstance(error, NamespaceNotFound) else _NOT_THERE
             answer = partial(external.cancel_failed, message=message, cause=cause)
@@ -313,8 +313,8 @@ class Courier:
 
     async def _terminate(self, message: TerminateRun) -> None:
         try:
-            target = await self._chain(message)
-            await self._executions.transact(target, partial(_terminate, message.reason))
+            find = partial(self._chain, message)
+            await self._executions.transact_found(find, partial(_terminate, message.reason))
         except Unavailable:
             raise
         except NotFound:

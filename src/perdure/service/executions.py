@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
@@ -314,6 +314,24 @@ class Executions:
                 continue
             return result
         raise Unavailable("The run changes too often; try again.")
+
+    async def transact_found(
+        self, find: Callable[[], Awaitable[int]], operation: Callable[[Transition], T]
+    ) -> T:
+        """`transact` the run that `find` leads to; if that ends meanwhile, the one in its place.
+
+        Raises what `find` and `transact` raise.
+        """
+        key = await find()
+        for _ in range(self._settings.redo_max):
+            try:
+                return await self.transact(key, operation)
+            except NotFound:
+                found = await find()
+                if found == key:
+                    raise
+                key = found
+        raise Unavailable("The workflow changes too often; try again.")
 
     def apply(
         self, entry: Entry, operation: Callable[[Transition], T], *, gather: bool = True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from temporalio.api.common.v1 import Payloads, WorkflowExecution
+from temporalio.api.common.v1 import Payloads
 from temporalio.api.workflowservice.v1 import (
     RequestCancelWorkflowExecutionRequest,
     RequestCancelWorkflowExecutionResponse,
@@ -51,8 +52,7 @@ class SignalRPCs:
         validation.bounded(request.request_id, "RequestId", settings)
         validation.payload(request.input, "input", settings)
         validation.payload(request.header, "header", settings)
-        key = await self._resolve(request.namespace, request.workflow_execution)
-        await self.node.executions.transact(key, partial(lifecycle.signal, request=request))
+        await self._reach(request, partial(lifecycle.signal, request=request))
         return SignalWorkflowExecutionResponse()
 
     async def request_cancel_workflow_execution(
@@ -65,14 +65,13 @@ class SignalRPCs:
         settings = self.node.settings
         self._check(request)
         validation.bounded(request.request_id, "RequestId", settings)
-        key = await self._resolve(request.namespace, request.workflow_execution)
         first_run_id = request.first_execution_run_id
 
         def cancel(tx: Transition) -> None:
             _check_chain(tx, first_run_id)
             lifecycle.request_cancel(tx, request)
 
-        await self.node.executions.transact(key, cancel)
+        await self._reach(request, cancel)
         return RequestCancelWorkflowExecutionResponse()
 
     async def terminate_workflow_execution(
@@ -81,7 +80,6 @@ class SignalRPCs:
         """End a run at once. Raises NotFound when it is closed."""
         self._check(request)
         validation.payload(request.details, "details", self.node.settings)
-        key = await self._resolve(request.namespace, request.workflow_execution)
         details: Payloads | None = request.details if request.HasField("details") else None
         first_run_id = request.first_execution_run_id
 
@@ -89,7 +87,7 @@ class SignalRPCs:
             _check_chain(tx, first_run_id)
             lifecycle.terminate(tx, request.reason, details, request.identity)
 
-        await self.node.executions.transact(key, terminate)
+        await self._reach(request, terminate)
         return TerminateWorkflowExecutionResponse()
 
     def _check(self, request: AnyRequest) -> None:
@@ -99,10 +97,10 @@ class SignalRPCs:
         validation.execution(request.workflow_execution, self.node.settings)
         validation.bounded(request.identity, "Identity", self.node.settings)
 
-    async def _resolve(self, namespace: str, execution: WorkflowExecution) -> int:
-        return await self.node.executions.resolve(
-            namespace, execution.workflow_id, execution.run_id
-        )
+    async def _reach(self, request: AnyRequest, operation: Callable[[Transition], None]) -> None:
+        executions, named = self.node.executions, request.workflow_execution
+        find = partial(executions.resolve, request.namespace, named.workflow_id, named.run_id)
+        await executions.transact_found(find, operation)
 
 
 def _check_chain(tx: Transition, first_run_id: str) -> None:
