@@ -89,7 +89,7 @@ def schedule(
         policy, policy_bytes = _policy(command.retry_policy.SerializeToString())
     has = command.HasField  # asking is cheaper than to serialise what is not there
     activity = Activity(
-        tx.item_id(), tx.run.state.next_event_id, command.activity_id,
+        tx.freed_item_id(), tx.run.state.next_event_id, command.activity_id,
         command.activity_type.name, command.task_queue.name or info.task_queue, tx.now_ns,
         input=command.input.SerializeToString() if has("input") else b"",
         header=command.header.SerializeToString() if has("header") else b"",

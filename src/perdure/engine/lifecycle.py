@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 from temporalio.api.common.v1 import Payloads
 from temporalio.api.enums.v1 import ContinueAsNewInitiator, EventType
@@ -17,7 +19,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api import wire
 from perdure.api.errors import NotFound, ResourceExhausted
-from perdure.api.times import timestamp
+from perdure.api.times import duration, timestamp
 from perdure.engine import closing, events, retry, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.state import RetryPolicy, RunInfo, RunState, SeenRequest, StartAttributes
@@ -69,6 +71,9 @@ class StartRun(msgspec.Struct, kw_only=True):
     parent_initiated_event_id: int = 0
     root_workflow_id: str = ""
     root_run_id: str = ""
+
+
+_duration = lru_cache(maxsize=1024)(duration)  # to copy from: most runs have the same few
 
 
 def new_execution(key: int, start: StartRun, now_ns: int) -> Execution:
@@ -144,10 +149,10 @@ def _started(run: Execution, start: StartRun) -> WorkflowExecutionStartedEventAt
     event.initiator = start.initiator  # type: ignore[assignment]
     event.workflow_type.name = info.workflow_type
     event.task_queue.MergeFromString(events.task_queue(info.task_queue))
-    event.workflow_execution_timeout.FromNanoseconds(info.execution_timeout_ns)
-    event.workflow_run_timeout.FromNanoseconds(info.run_timeout_ns)
-    event.workflow_task_timeout.FromNanoseconds(info.task_timeout_ns)
-    event.first_workflow_task_backoff.FromNanoseconds(start.first_task_backoff_ns)
+    event.workflow_execution_timeout.CopyFrom(_duration(info.execution_timeout_ns))
+    event.workflow_run_timeout.CopyFrom(_duration(info.run_timeout_ns))
+    event.workflow_task_timeout.CopyFrom(_duration(info.task_timeout_ns))
+    event.first_workflow_task_backoff.CopyFrom(_duration(start.first_task_backoff_ns))
     if info.retry is not None:
         event.retry_policy.CopyFrom(retry.message_of(info.retry))
     if info.execution_deadline_ns:

@@ -29,7 +29,7 @@ def start(
     event.start_to_fire_timeout.CopyFrom(command.start_to_fire_timeout)
     event_id = tx.append(EventType.EVENT_TYPE_TIMER_STARTED, event, extra)
     due_ns = tx.now_ns + duration_ns(command.start_to_fire_timeout)
-    tx.put(Timer(tx.item_id(), event_id, command.timer_id, due_ns))
+    tx.put(Timer(tx.freed_item_id(), event_id, command.timer_id, due_ns))
     tx.wake_at(due_ns)
 
 

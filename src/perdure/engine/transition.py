@@ -204,6 +204,13 @@ class Transition:
         state.next_item_id += 1
         return state.next_item_id - 1
 
+    def freed_item_id(self) -> int:
+        """The id of an item that this transition dropped, so that its row is written over.
+
+        A fresh one if there is none. Not for items whose ids tell their order.
+        """
+        return self.dropped.popitem()[0] if self.dropped else self.item_id()
+
     def put(self, item: AnyItem) -> None:
         """Add an item, or note that one has changed."""
         if item.id not in self.run.items:

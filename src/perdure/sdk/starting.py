@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any, TypedDict
 
@@ -131,7 +131,7 @@ class StartOptions:
                 f"{', '.join(sorted(unknown))}: no option of a start; there are: "
                 f"{', '.join(sorted(_NAMES))} (arguments of the workflow go by position)"
             )
-        return replace(_DEFAULTS, **given) if given else _DEFAULTS
+        return cls(**given) if given else _DEFAULTS
 
 
 _DURATIONS = ("execution_timeout", "run_timeout", "task_timeout", "start_delay")

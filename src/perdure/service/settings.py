@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     queue_idle_ns: int = 3_600 * SECOND_NS
     history_page_bytes: int = 2 * 1024 * 1024
 
-    alarm_batch: int = 500
+    alarm_batch: int = 100  # more would find no free slot, and wait as rows
     outbox_window: int = 10_000
     retry_ns: int = SECOND_NS
 
