@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "server": {"api", "engine", "store", "service"},
     "cli": {"api", "engine", "store", "service", "sdk", "testing", "top"},
     "testing": {"api", "engine", "store", "service", "sdk", "top"},
-    "top": {"api", "engine", "store", "service", "sdk", "testing"},
+    "top": {"api", "engine", "store", "service", "sdk", "testing", "server"},
 }
 
 FORBIDDEN_OUTSIDE = ("temporalio.client", "temporalio.worker", "temporalio.workflow",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from perdure.cli import reading, tools, writing
+from perdure.cli import reading, serving, tools, writing
 
 app = typer.Typer(
     name="perdure",
@@ -22,6 +22,7 @@ workflow = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(workflow)
+serving.add_to(app)
 tools.add_to(app)
 reading.add_to(workflow)
 writing.add_to(workflow)

@@ -56,14 +56,14 @@ async def _work(place: Place, lists: tuple[list[Any], list[Any]] | None, module:
         ) as client,
         client.worker(**given),
     ):
-        told = _told_to_stop()
+        told = told_to_stop()
         queue = place.task_queue or "default"
         print(f"{module}: working on {place.target}, task queue {queue}", file=sys.stderr)
         await told
         print("stopping: what runs may finish", file=sys.stderr)
 
 
-def _told_to_stop() -> asyncio.Future[None]:
+def told_to_stop() -> asyncio.Future[None]:
     """Done at the first SIGINT or SIGTERM; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()

@@ -30,6 +30,7 @@ from temporalio.api.workflowservice.v1 import (
     RespondActivityTaskFailedResponse,
 )
 
+from perdure.api.caller import CALLER
 from perdure.api.errors import InvalidArgument, NotFound
 from perdure.engine import activities
 from perdure.engine.state import Activity
@@ -90,18 +91,12 @@ class ActivityTaskRPCs:
     node: Node
 
     async def poll_activity_task_queue(
-        self, request: PollActivityTaskQueueRequest, *, in_process: bool = True
+        self, request: PollActivityTaskQueueRequest
     ) -> PollActivityTaskQueueResponse:
-        """Wait for an activity; an empty response after a minute without one.
+        """Wait for an activity; an empty response after a minute without one."""
+        return await self.park_activity_poll(request).response()
 
-        `in_process`: the worker dies with this process, so that its activities are taken back when
-        the node is opened again. A door for other processes says False.
-        """
-        return await self.park_activity_poll(request, in_process=in_process).response()
-
-    def park_activity_poll(
-        self, request: PollActivityTaskQueueRequest, *, in_process: bool = True
-    ) -> ParkedPoll:
+    def park_activity_poll(self, request: PollActivityTaskQueueRequest) -> ParkedPoll:
         """The same without waiting yet.
 
         A worker of this process parks its next poll before it answers for the activity that it
@@ -111,7 +106,7 @@ class ActivityTaskRPCs:
         node.namespaces.get(request.namespace)
         validation.required(request.task_queue.name, "TaskQueue", node.settings)
         queue = node.matching.queue(request.namespace, request.task_queue.name, ACTIVITY)
-        poll = Poll(queue, request.identity, in_process)
+        poll = Poll(queue, request.identity, CALLER.get().in_process)
         node.matching.park(poll)
         return ParkedPoll(node, poll)
 

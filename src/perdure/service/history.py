@@ -17,6 +17,7 @@ from temporalio.api.workflowservice.v1 import (
     GetWorkflowExecutionHistoryReverseResponse,
 )
 
+from perdure.api.caller import until
 from perdure.api.errors import InvalidArgument
 from perdure.engine import workflow_tasks
 from perdure.service import pages, waiting
@@ -153,7 +154,7 @@ class HistoryRPCs:
     ) -> GetWorkflowExecutionHistoryResponse:
         """The page from the token on, once there is one; an empty one when nothing came in time."""
         node = self.node
-        deadline_ns = node.clock.now_ns() + LONG_POLL_NS
+        deadline_ns = until(node.clock.now_ns(), LONG_POLL_NS)
         while True:
             with waiting.watching(node.executions, token.key) as changed:
                 page = await self._read(token, max_events)
@@ -171,7 +172,7 @@ class HistoryRPCs:
     ) -> GetWorkflowExecutionHistoryResponse:
         """The event that closed the run; none while it is open."""
         node = self.node
-        deadline_ns = node.clock.now_ns() + LONG_POLL_NS
+        deadline_ns = until(node.clock.now_ns(), LONG_POLL_NS)
         while True:
             with waiting.watching_close(node.executions, token.key) as changed:
                 event = await self._committed_close(token.key)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from temporalio.api.workflowservice.v1 import (
@@ -20,6 +21,7 @@ from temporalio.api.workflowservice.v1 import (
     RespondWorkflowTaskFailedRequest,
 )
 
+from perdure.api.caller import until
 from perdure.api.errors import ResourceExhausted
 from perdure.service.clock import Alarm, Clock
 from perdure.service.settings import Settings
@@ -70,10 +72,12 @@ class Poll:
         in_process: the worker dies with this process.
         advance, evict: see Advance and Evict.
         task: what was started for it: (key, scheduled event id), once matched.
+        alarm: rings for a caller that leaves early.
     """
 
     __slots__ = (
         "advance",
+        "alarm",
         "deadline_ns",
         "evict",
         "future",
@@ -99,6 +103,7 @@ class Poll:
         self.evict = evict
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.deadline_ns = 0
+        self.alarm: Alarm | None = None
         self.request_id = ""
         self.task: tuple[int, int] | None = None
 
@@ -216,6 +221,14 @@ class Matching:
         for poll in list(self._deadlines):
             self._expire(poll)
 
+    async def release(self, at_once: int = 500) -> None:
+        """The same, a few at a time: a connection does not bear thousands of answers at once."""
+        self._closed = True
+        for number, poll in enumerate(list(self._deadlines), start=1):
+            self._expire(poll)
+            if number % at_once == 0:
+                await asyncio.sleep(0.01)
+
     async def drain(self) -> None:
         """Wait for loads under way."""
         if self._tasks:
@@ -250,11 +263,14 @@ class Matching:
             )
         now_ns = self._clock.now_ns()
         queue.note(poll.identity, now_ns)
-        poll.deadline_ns = now_ns + self._settings.long_poll_ns
+        expiry_ns = now_ns + self._settings.long_poll_ns
+        poll.deadline_ns = until(now_ns, self._settings.long_poll_ns)
+        if poll.deadline_ns < expiry_ns:  # the caller leaves before the others of its age
+            poll.alarm = self._clock.call_at(poll.deadline_ns, partial(self._expire, poll))
         queue.polls[poll] = None
         self._deadlines[poll] = None
         if self._alarm is None:
-            self._arm(poll.deadline_ns)
+            self._arm(expiry_ns)
         if queue.rows or queue.queries or queue.more:
             self.pump(queue)
 
@@ -262,6 +278,8 @@ class Matching:
         """The poll's call ended: it is parked nowhere any more."""
         self._deadlines.pop(poll, None)
         poll.queue.polls.pop(poll, None)
+        if poll.alarm is not None:
+            poll.alarm.cancel()
 
     def give_up(self, poll: Poll) -> None:
         """The caller is gone."""
@@ -273,7 +291,8 @@ class Matching:
         if poll.future.done():
             return
         if self._closed or poll.deadline_ns <= self._clock.now_ns():
-            self._expire(poll)
+            self.finish(poll)
+            poll.future.set_result(_empty(poll.queue))
             return
         poll.task = None
         poll.queue.polls[poll] = None

@@ -16,6 +16,7 @@ from temporalio.api.workflowservice.v1 import (
     UpdateWorkflowExecutionResponse,
 )
 
+from perdure.api.caller import until
 from perdure.api.errors import InvalidArgument, RPCError, StatusCode
 from perdure.engine import updates as engine_updates
 from perdure.service import updates
@@ -95,7 +96,7 @@ class MultiOperationRPCs(UpdateRPCs):
         if not pending:  # the run was there
             return await self.update_workflow_execution(request)
         [(key, update)] = pending
-        deadline_ns = self.node.clock.now_ns() + SOFT_TIMEOUT_NS
+        deadline_ns = until(self.node.clock.now_ns(), SOFT_TIMEOUT_NS)
         wanted = request.wait_policy.lifecycle_stage
         try:
             reached = await self._wait(key, outcome.run_id, update, wanted, deadline_ns)

@@ -24,6 +24,7 @@ from temporalio.api.workflowservice.v1 import (
     RespondQueryTaskCompletedResponse,
 )
 
+from perdure.api.caller import until
 from perdure.api.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -238,7 +239,7 @@ class QueryRPCs:
         key = await node.executions.resolve(
             request.namespace, execution.workflow_id, execution.run_id
         )
-        deadline_ns = node.clock.now_ns() + TIMEOUT_NS
+        deadline_ns = until(node.clock.now_ns(), TIMEOUT_NS)
         while True:
             entry = await node.executions.read(key)
             if is_rejected(entry.run, request.query_reject_condition):

@@ -20,6 +20,7 @@ from temporalio.api.workflowservice.v1 import (
     StartWorkflowExecutionResponse,
 )
 
+from perdure.api.caller import CALLER
 from perdure.api.errors import InvalidArgument, Unavailable, WorkflowAlreadyStarted
 from perdure.api.times import duration_ns
 from perdure.engine import cron, lifecycle, retry
@@ -304,7 +305,7 @@ class Starting:
             return None  # it begins later
         tx.tasks.remove(ready[0])
         queue = self._node.matching.queue(request.namespace, ready[0].queue, WORKFLOW)
-        poll = Poll(queue, request.identity, in_process=True)
+        poll = Poll(queue, request.identity, CALLER.get().in_process)
         return self._node.dispatcher.start_workflow_task(entry, tx, poll)
 
     # -- children ----------------------------------------------------------------------------------

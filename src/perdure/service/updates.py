@@ -19,6 +19,7 @@ from temporalio.api.workflowservice.v1 import (
     UpdateWorkflowExecutionResponse,
 )
 
+from perdure.api.caller import until
 from perdure.api.errors import InvalidArgument, NotFound, PermissionDenied
 from perdure.engine import updates as engine_updates
 from perdure.engine import workflow_tasks
@@ -116,7 +117,7 @@ class UpdateRPCs:
         node.namespaces.get(request.namespace)
         check(request)
         update = with_id(request.request)
-        deadline_ns = node.clock.now_ns() + SOFT_TIMEOUT_NS
+        deadline_ns = until(node.clock.now_ns(), SOFT_TIMEOUT_NS)
         wanted = request.wait_policy.lifecycle_stage
         execution = request.workflow_execution
         while True:
@@ -240,7 +241,7 @@ class UpdateRPCs:
         if not request.HasField("update_ref"):
             raise InvalidArgument("UpdateRef is not set on request.")
         ref, update_id = request.update_ref.workflow_execution, request.update_ref.update_id
-        deadline_ns = node.clock.now_ns() + SOFT_TIMEOUT_NS
+        deadline_ns = until(node.clock.now_ns(), SOFT_TIMEOUT_NS)
         while True:
             key = await node.executions.resolve(request.namespace, ref.workflow_id, ref.run_id)
             try:

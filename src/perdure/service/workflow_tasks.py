@@ -19,6 +19,7 @@ from temporalio.api.workflowservice.v1 import (
     ShutdownWorkerResponse,
 )
 
+from perdure.api.caller import CALLER
 from perdure.api.errors import InvalidArgument
 from perdure.engine import workflow_tasks
 from perdure.engine.commands import CompletedTask
@@ -44,22 +45,19 @@ class WorkflowTaskRPCs:
         advance: Advance | None = None,
         *,
         evict: Evict | None = None,
-        in_process: bool = True,
     ) -> PollWorkflowTaskQueueResponse:
         """Wait for a workflow task; an empty response after a minute without one.
 
         A worker of this process may give `advance`: it is then handed tasks within the transition
         that made them, and its answers join that transition. The poll goes on waiting; it returns
         with the first task that `advance` declines. `evict` hears of answers that were lost.
-
-        `in_process`: the worker dies with this process. A door for other processes says False.
         """
         node = self.node
         node.namespaces.get(request.namespace)
         name = request.task_queue.name
         validation.required(name, "TaskQueue", node.settings)
         queue = node.matching.queue(request.namespace, name, WORKFLOW)
-        poll = Poll(queue, request.identity, in_process, advance, evict)
+        poll = Poll(queue, request.identity, CALLER.get().in_process, advance, evict)
         response = await node.wait_for_task(poll)
         assert isinstance(response, PollWorkflowTaskQueueResponse)
         return response

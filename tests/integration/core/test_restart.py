@@ -19,6 +19,7 @@ from harness import (
 )
 from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
 
+from perdure.api.caller import CALLER, Caller
 from perdure.api.errors import NotFound
 from perdure.store.contract import Store
 from perdure.store.sqlite import SqliteStore
@@ -26,11 +27,12 @@ from perdure.testing.faults import Faults, FaultyStore
 
 
 async def test_what_was_there_is_there_again(on_disk: Callable[[], Store]) -> None:
+    CALLER.set(Caller(in_process=False))
     node = await Harness(on_disk).open()
     await node.start()
-    await node.complete(await node.take(in_process=False), activity_command("a"))
+    await node.complete(await node.take(), activity_command("a"))
     await node.reopen()
-    task = await node.take_activity(in_process=False)
+    task = await node.take_activity()
     await node.reopen()
     await node.finish_activity(task)  # a worker elsewhere does not notice
     await node.reopen()

@@ -1,0 +1,80 @@
+"""``perdure server``."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from perdure.cli.command import run_loop
+from perdure.cli.failing import Misused
+from perdure.cli.tools import told_to_stop
+
+_URL = "sqlite:///"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("server")(server)
+
+
+def server(
+    db: Annotated[
+        str,
+        typer.Option("--db", envvar="PERDURE_DB", help="sqlite:///path, a path, or memory://."),
+    ] = "sqlite:///perdure.db",
+    bind: Annotated[str, typer.Option("--bind", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 takes any that is free.")] = 7233,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option("--namespace", "-n", help="Register it if it is not there; once for each."),
+    ] = None,
+    transport: Annotated[
+        str, typer.Option("--transport", help="What carries gRPC: grpcio or native.")
+    ] = "",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Serve Temporal's gRPC API from one database, until told to stop (Ctrl-C)."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if not 0 <= port < 65536:
+        raise Misused(f"--port: {port} is not between 0 and 65535")
+    run_loop(_serve(file_of(db), bind, port, namespace or [], transport))
+
+
+async def _serve(
+    file: Path | None, bind: str, port: int, namespaces: list[str], transport: str
+) -> None:
+    from importlib.metadata import version
+
+    from perdure.serve import Plan, serving
+
+    told = told_to_stop()
+    plan = Plan(file=file, bind=bind, port=port, namespaces=namespaces, transport=transport)
+    async with serving(plan) as running:
+        print(
+            f"perdure {version('perdure')}: gRPC on {running.address}, data in {running.data}",
+            flush=True,
+        )
+        await told
+        print("stopping: polls are released, running calls may finish", file=sys.stderr)
+
+
+def file_of(db: str) -> Path | None:
+    """The file that ``--db`` names; None for memory.
+
+    Raises:
+        Misused: it names neither.
+    """
+    from perdure.connect import parse_target
+
+    try:
+        parsed = parse_target(db if "://" in db else f"{_URL}{db}")
+    except ValueError as error:
+        raise Misused(f"--db: {error}") from None
+    if parsed.kind == "grpc":
+        raise Misused(f"--db: {db} is a server; name a file: {_URL}perdure.db")
+    return Path(parsed.address) if parsed.kind == "sqlite" else None
