@@ -172,7 +172,11 @@ class Activity(Generic[P, R_co]):
             return getattr, (self.function.__self__, self.function.__name__)
         if "<locals>" in self.origin:
             raise PicklingError(f"{self.origin} is inside of a function")
-        return _imported, tuple(self.origin.split(":"))
+        module, qualname = self.origin.split(":")
+        found = _imported(module, qualname)
+        if found is not self.function and not isinstance(found, Activity):
+            raise PicklingError(f"{self.origin} is something else than the activity's function")
+        return _imported, (module, qualname)
 
     def __repr__(self) -> str:
         return f"<activity {self.name} of {self.origin}>"
@@ -305,11 +309,13 @@ class _Namespace:
 
     def is_cancelled(self) -> bool:
         """Is the running activity to stop?"""
-        return activity_context.current().reason is not None
+        return activity_context.current().look()
 
     def cancellation_reason(self) -> CancellationReason | None:
         """Why the running activity is to stop; None if it is not."""
-        return activity_context.current().reason
+        context = activity_context.current()
+        context.look()
+        return context.reason
 
     def is_worker_shutting_down(self) -> bool:
         """Has the worker begun to stop? What runs may finish within its grace period."""

@@ -19,7 +19,6 @@ from perdure.api import errors as rpc
 from perdure.sdk.activity_context import CancellationReason
 from perdure.sdk.errors import ApplicationError, CompleteAsync, ErrorCategory, UnknownTypeError
 from perdure.sdk.failures import fill_failure
-from perdure.sdk.processes import ChildFailure
 from perdure.sdk.running import RunningActivity
 
 if TYPE_CHECKING:
@@ -98,10 +97,7 @@ class Answers:
             namespace=self._client.namespace,
             identity=self._identity,
         )
-        if isinstance(error, ChildFailure):
-            request.failure.CopyFrom(error.failure)
-        else:
-            fill_failure(request.failure, error, self._client.converter)
+        fill_failure(request.failure, error, self._client.converter)
         if attempt is not None and attempt.latest is not None:
             request.last_heartbeat_details.CopyFrom(attempt.latest)
         await self._client.calls("respond_activity_task_failed", request)

@@ -115,6 +115,10 @@ class ActivityContext(ABC):
         """Has the worker begun to stop? The activity may still finish within the grace period."""
         return False
 
+    def look(self) -> bool:
+        """Is the activity to stop? `reason` tells why, after this."""
+        return self.reason is not None
+
     def check_cancelled(self) -> None:
         """Raise where a synchronous activity can be stopped.
 

@@ -58,6 +58,8 @@ def fill_failure(
     if isinstance(error, errors.FailureError) and _is_unchanged(error):
         assert error.failure is not None
         failure.CopyFrom(error.failure)
+        if converter.encode_common_attributes:
+            _hide_chain(failure, converter)
         return
     failure.source = SOURCE
     failure.message = _shortened(_message(error), MAXIMUM_MESSAGE_LENGTH)
@@ -218,6 +220,14 @@ def _hide(failure: Failure, converter: Converter) -> None:
     failure.encoded_attributes.CopyFrom(converter.encode(attributes))
     failure.message = "Encoded failure"
     failure.stack_trace = ""
+
+
+def _hide_chain(failure: Failure, converter: Converter) -> None:
+    """Hide what is readable in a failure and its causes: a server or a child process made it."""
+    if not failure.HasField("encoded_attributes"):
+        _hide(failure, converter)
+    if failure.HasField("cause"):
+        _hide_chain(failure.cause, converter)
 
 
 # --- failure to exception ---------------------------------------------------------------------

@@ -24,25 +24,17 @@ from perdure.sdk import activity_context
 from perdure.sdk.activity_context import ActivityContext, ActivityInfo, CancellationReason
 from perdure.sdk.converter import Converter
 from perdure.sdk.errors import ApplicationError, CompleteAsync, NotInActivityError
-from perdure.sdk.failures import failure_from
+from perdure.sdk.failures import error_from, failure_from
 
 if TYPE_CHECKING:
     from perdure.sdk.client import Client
 
-__all__ = ["ChildFailure", "Processes"]
+__all__ = ["Processes"]
 
 _REASONS: Final = list(CancellationReason)
 _WATCH_INTERVAL_S: Final = 0.05
 
 Heartbeat = Callable[[Sequence[Any]], None]
-
-
-class ChildFailure(Exception):
-    """An activity failed in a child process; `failure` describes what it raised there."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
 
 
 class Processes:
@@ -78,7 +70,7 @@ class Processes:
             on_slot: called once with a function that tells the child to stop.
 
         Raises:
-            ChildFailure: it raised an exception.
+            FailureError: what it raised, with type, message, causes and the child's stack trace.
             asyncio.CancelledError, CompleteAsync: as it raised.
             ApplicationError: the child died, or something does not pickle.
         """
@@ -174,7 +166,7 @@ def _outcome(outcome: tuple[str, Any]) -> Any:
         raise asyncio.CancelledError(value)
     if kind == "async":
         raise CompleteAsync
-    raise ChildFailure(Failure.FromString(value))
+    raise error_from(Failure.FromString(value), Converter())
 
 
 # --- in the child -------------------------------------------------------------------------------
@@ -209,18 +201,18 @@ class _ChildContext(ActivityContext):
         self.check_cancelled()
 
     def check_cancelled(self) -> None:
-        self._look()
+        self.look()
         super().check_cancelled()
 
     def wait_for_cancelled_sync(self, timeout_s: float | None) -> bool:
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._look():
+        while not self.look():
             if give_up_at is not None and time.monotonic() >= give_up_at:
                 return False
             time.sleep(_WATCH_INTERVAL_S)
         return True
 
-    def _look(self) -> bool:
+    def look(self) -> bool:
         """Read from the parent whether to stop."""
         flag = _Child.flags[self._slot]
         if flag:
@@ -246,7 +238,9 @@ def _run_in_child(slot: int, info: ActivityInfo, call: bytes) -> tuple[str, Any]
     token = activity_context.running.set(context)
     try:
         activity, args, keywords = pickle.loads(call)
-        return "result", pickle.dumps(activity.function(*args, **keywords))
+        # By its name in its module, that is the plain function where @activity is no decorator.
+        function = getattr(activity, "function", activity)
+        return "result", pickle.dumps(function(*args, **keywords))
     except asyncio.CancelledError as error:
         return "cancelled", str(error)
     except CompleteAsync:

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from perdure.api.errors import RPCError, Unavailable
+from perdure.api.errors import Cancelled, RPCError, Unavailable
 from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.service.units import Conflict, Unit
@@ -70,7 +70,7 @@ class Committer:
         self._closing = True
         self._rouse()
         if self._task is not None:
-            await self._task
+            await asyncio.wait([self._task])
 
     @property
     def is_full(self) -> bool:
@@ -99,6 +99,8 @@ class Committer:
     async def room(self) -> None:
         """Wait until fewer transitions are queued than may be."""
         while self.is_full:
+            if self._queue_max == 0:
+                raise _gone()
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._settled.append(future)
             await future
@@ -108,6 +110,29 @@ class Committer:
             self._wake.set_result(None)
 
     async def _run(self) -> None:
+        try:
+            await self._serve()
+        except asyncio.CancelledError:  # the loop is torn down, as by a second Ctrl-C
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        """Whoever waits, or comes later, hears that nothing will be written any more."""
+        self._queue_max = 0
+        open_units = [unit for unit in (*self._batch, *self._queue) if not unit.abandoned]
+        self._queue.clear()
+        self._batch = []
+        for unit in open_units:
+            self.lose(unit, _gone())
+        self._tell_settled()
+
+    def _tell_settled(self) -> None:
+        for future in self._settled:
+            if not future.done():
+                future.set_result(None)
+        self._settled.clear()
+
+    async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             while not self._queue:
@@ -156,10 +181,7 @@ class Committer:
                 self._finish(unit)
             else:
                 self.lose(unit, failure or Conflict())
-        for future in self._settled:
-            if not future.done():
-                future.set_result(None)
-        self._settled.clear()
+        self._tell_settled()
 
     async def _look_up(self, rows: list[list[Write]]) -> set[int]:
         """Which units of a failed commit are stored all the same: only the answer was lost.
@@ -202,3 +224,7 @@ class Committer:
             if not waiter.done():
                 waiter.set_exception(failure)
                 waiter.exception()  # a caller that is gone need not fetch it
+
+
+def _gone() -> Cancelled:
+    return Cancelled("The node was stopped; the change may or may not be stored.")

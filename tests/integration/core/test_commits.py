@@ -17,10 +17,15 @@ from harness import (
     settle,
     timer_command,
 )
-from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import (
+    SignalWorkflowExecutionRequest,
+    StartWorkflowExecutionRequest,
+)
 
-from perdure.api.errors import NotFound, Unavailable
+from perdure.api.errors import Cancelled, NotFound, Unavailable
+from perdure.service.node import Node
 from perdure.store.contract import Store, StoreUnavailable, Unit
+from perdure.store.sqlite import SqliteStore
 
 BEFORE, AFTER, BLIND = "before", "after", "blind"
 
@@ -272,3 +277,16 @@ async def test_a_defect_in_an_operation_leaves_the_run_as_it_was(shaky: Harness)
     with pytest.raises(ZeroDivisionError):
         await shaky.node.executions.transact(key, broken)
     assert (await shaky.node.executions.read(key)).run.state.signal_count == 1
+
+
+async def test_a_node_whose_loop_is_torn_down_still_closes() -> None:
+    """asyncio cancels every task when a program is interrupted twice; nobody may wait for ever."""
+    node = await Node.open(SqliteStore(":memory:"))
+    assert node.executions.committer._task is not None
+    node.executions.committer._task.cancel()
+    request = StartWorkflowExecutionRequest(namespace="default", workflow_id="w", request_id="r")
+    request.workflow_type.name = "flow"
+    request.task_queue.name = "queue"
+    with pytest.raises(Cancelled, match="stopped"):
+        await asyncio.wait_for(node.service.start_workflow_execution(request), 10)
+    await asyncio.wait_for(node.close(), 10)

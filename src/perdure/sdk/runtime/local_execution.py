@@ -15,6 +15,7 @@ from temporalio.api.failure.v1 import Failure
 from perdure.api.times import timedelta_ns
 from perdure.sdk.errors import (
     ApplicationError,
+    ConversionError,
     RetryState,
     TimeoutError,
     TimeoutType,
@@ -153,6 +154,8 @@ def _next(
             return RetryState.NON_RETRYABLE_FAILURE, 0
         kind = error.type or kind
         delay = error.next_retry_delay
+    if isinstance(error, ConversionError):  # the same values would not convert again
+        return RetryState.NON_RETRYABLE_FAILURE, 0
     if isinstance(error, TimeoutError) and error.type is TimeoutType.SCHEDULE_TO_CLOSE:
         return RetryState.TIMEOUT, 0
     if kind in {type_name(name) for name in policy.non_retryable_error_types}:
