@@ -84,6 +84,9 @@ class Committer:
 
     def put(self, unit: Unit) -> None:
         """Queue a unit."""
+        if self._queue_max == 0:  # the caller is yet to wait for it
+            asyncio.get_running_loop().call_soon(self.lose, unit, _gone())
+            return
         self._queue.append(unit)
         wake = self._wake
         if wake is not None and not wake.done():

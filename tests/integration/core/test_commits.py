@@ -282,11 +282,13 @@ async def test_a_defect_in_an_operation_leaves_the_run_as_it_was(shaky: Harness)
 async def test_a_node_whose_loop_is_torn_down_still_closes() -> None:
     """asyncio cancels every task when a program is interrupted twice; nobody may wait for ever."""
     node = await Node.open(SqliteStore(":memory:"))
-    assert node.executions.committer._task is not None
-    node.executions.committer._task.cancel()
     request = StartWorkflowExecutionRequest(namespace="default", workflow_id="w", request_id="r")
     request.workflow_type.name = "flow"
     request.task_queue.name = "queue"
+    await node.service.start_workflow_execution(request)
+    request.workflow_id = "x"
+    assert node.executions.committer._task is not None
+    node.executions.committer._task.cancel()
     with pytest.raises(Cancelled, match="stopped"):
         await asyncio.wait_for(node.service.start_workflow_execution(request), 10)
     await asyncio.wait_for(node.close(), 10)
