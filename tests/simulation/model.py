@@ -118,7 +118,11 @@ class Model:
         self._happen(run, "WorkflowExecutionSignaled")
 
     def request_cancel(self, workflow_id: str) -> None:
-        run = self.open_run(workflow_id)
+        run = self.current(workflow_id)
+        if run is None:
+            raise Refused("NOT_FOUND")
+        if run.status != OPEN:
+            return  # it has ended: what was wanted
         if run.cancel_requested:
             return  # asked before: nothing new is recorded
         run.cancel_requested = True

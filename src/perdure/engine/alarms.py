@@ -46,22 +46,13 @@ def _pending(run: Execution) -> Iterator[Due]:
     info, state = run.info, run.state
     if info.run_deadline_ns:
         yield info.run_deadline_ns, closing.time_out
-    if state.first_task_backoff_until_ns and _never_scheduled(run):
+    if state.first_task_backoff_until_ns and workflow_tasks.never_scheduled(run):
         yield state.first_task_backoff_until_ns, _end_backoff
     yield from _of_the_task(run)
     for timer in run.timers.values():
         yield timer.due_ns, _fire(timer)
     for activity in run.activities.values():
         yield from _of_an_activity(activity)
-
-
-def _never_scheduled(run: Execution) -> bool:
-    state = run.state
-    return (
-        state.workflow_task is None
-        and not state.last_task_started_event_id
-        and not state.failed_task_attempts
-    )
 
 
 def _end_backoff(tx: Transition) -> None:

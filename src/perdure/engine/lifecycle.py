@@ -117,8 +117,15 @@ def new_execution(key: int, start: StartRun, now_ns: int) -> Execution:
     return Execution(key, info, RunState(), memo=start.memo, attributes=start.attributes)
 
 
-def start(tx: Transition, start: StartRun) -> None:
-    """Write the started event of a run made by `new_execution`, and ask for a worker."""
+def start(
+    tx: Transition,
+    start: StartRun,
+    first_signal: SignalWorkflowExecutionRequest | None = None,
+) -> None:
+    """Write the started event of a run made by `new_execution`, and ask for a worker.
+
+    `first_signal` comes with the start: it is in history before the first workflow task.
+    """
     run = tx.run
     extra = wire.block(events.USER_METADATA, start.user_metadata) if start.user_metadata else b""
     body = _started(run, start).SerializeToString()
@@ -132,6 +139,8 @@ def start(tx: Transition, start: StartRun) -> None:
     if start.first_task_backoff_ns:
         run.state.first_task_backoff_until_ns = tx.now_ns + start.first_task_backoff_ns
         tx.wake_at(run.state.first_task_backoff_until_ns)
+    if first_signal is not None:
+        signal(tx, first_signal)
     workflow_tasks.ensure_scheduled(tx)
 
 
@@ -190,9 +199,16 @@ def _add_family(event: WorkflowExecutionStartedEventAttributes, start: StartRun)
 # -- what others do --------------------------------------------------------------------------------
 
 
+class AlreadyClosed(NotFound):
+    """The run has ended. Whoever only asked it to cancel has what they wanted."""
+
+    def __init__(self) -> None:
+        super().__init__("workflow execution already completed")
+
+
 def _check_open(tx: Transition) -> None:
     if not tx.run.is_open:
-        raise NotFound("workflow execution already completed")
+        raise AlreadyClosed
 
 
 def _is_repeated(tx: Transition, request_id: str) -> bool:
@@ -252,7 +268,11 @@ def request_cancel(
     external_run_id: str = "",
     external_initiated_event_id: int = 0,
 ) -> None:
-    """Ask the workflow's code to cancel; asked a second time, nothing more is recorded."""
+    """Ask the workflow's code to cancel; asked a second time, nothing more is recorded.
+
+    It does not wait for the first workflow task to be due: cancelling a run that waits for its
+    start, its next attempt or its cron time ends the waiting. Raises AlreadyClosed.
+    """
     _check_open(tx)
     state = tx.run.state
     if state.cancel_requested:
@@ -268,7 +288,7 @@ def request_cancel(
         event.external_workflow_execution.workflow_id = external_workflow_id
         event.external_workflow_execution.run_id = external_run_id
     tx.record(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED, event)
-    workflow_tasks.ensure_scheduled(tx)
+    workflow_tasks.ensure_scheduled(tx, early=True)
 
 
 def terminate(

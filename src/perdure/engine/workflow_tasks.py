@@ -24,6 +24,7 @@ from perdure.engine.transition import TaskRef, Transition, unwritten
 
 WORKFLOW = 1  # TaskQueueType
 _PACED_FROM_ATTEMPT = 3
+_RUNNING = 1  # WorkflowExecutionStatus; not so a paused run, which is open, too
 _SERVER = "history-service"  # who Temporal's histories name for what the server does by itself
 _SCHEDULED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
 _STARTED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
@@ -42,30 +43,43 @@ class StartedTask(msgspec.Struct):
 # -- scheduling ------------------------------------------------------------------------------------
 
 
-def ensure_scheduled(tx: Transition) -> None:
-    """See to it that a worker looks at the run's new events."""
+def ensure_scheduled(tx: Transition, *, early: bool = False) -> None:
+    """See to it that a worker looks at the run's new events; `early`: also before it is to begin."""
     if tx.answering:
         tx.wants_task = True
         return
     run = tx.run
     task = run.state.workflow_task
     if task is None:
-        if run.is_open and not _must_wait(tx):
+        if run.state.status == _RUNNING and (early or not _begins_later(tx)):
             _schedule(tx)
     elif not task.started_ns and task.speculative:
         run.state.workflow_task = None  # new events: it has to be a task like any other
         _schedule(tx)
 
 
-def _must_wait(tx: Transition) -> bool:
-    state = tx.run.state
-    return state.first_task_backoff_until_ns > tx.now_ns or state.status != 1
+def _begins_later(tx: Transition) -> bool:
+    """Has the run's first workflow task to wait: for a delay, an attempt, a cron time?"""
+    return tx.run.state.first_task_backoff_until_ns > tx.now_ns and never_scheduled(tx.run)
+
+
+def never_scheduled(run: Execution) -> bool:
+    """Has the run had no workflow task yet?"""
+    state = run.state
+    return (
+        state.workflow_task is None
+        and not state.last_task_started_event_id
+        and not state.failed_task_attempts
+    )
 
 
 def schedule_speculative(tx: Transition) -> None:
-    """Ask for a worker's attention without a trace, for an update; a no-op beside another task."""
+    """Ask for a worker's attention without a trace, for an update; a no-op beside another task.
+
+    A run that is to begin later begins now.
+    """
     run = tx.run
-    if run.state.workflow_task is None and run.is_open and not _must_wait(tx):
+    if run.state.workflow_task is None and run.state.status == _RUNNING:
         _schedule(tx, speculative=True)
 
 

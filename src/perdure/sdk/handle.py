@@ -315,8 +315,10 @@ class WorkflowHandle(Generic[R_co]):
     async def cancel(self, *, reason: str = "") -> None:
         """Ask the workflow to cancel: its code sees `asyncio.CancelledError`.
 
+        If it has ended, nothing happens.
+
         Raises:
-            WorkflowNotFoundError: there is no such workflow, or it has ended.
+            WorkflowNotFoundError: there is no such workflow.
         """
         call = CancelWorkflow(workflow_id=self.id, run_id=self.run_id or "", reason=reason)
         await self._client.outbound.cancel(call, self.first_run_id or "")

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -303,7 +304,8 @@ class Courier:
         )
         try:
             find = partial(self._target, info) if awaited else self._chain
-            await self._executions.transact_found(partial(find, message), operation)
+            with suppress(lifecycle.AlreadyClosed):
+                await self._executions.transact_found(partial(find, message), operation)
         except NotFound as error:
             cause = _NO_NAMESPACE_TO_CANCEL if isinstance(error, NamespaceNotFound) else _NOT_THERE
             answer = partial(external.cancel_failed, message=message, cause=cause)

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Protocol, TypeVar
 
+from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
+
 from perdure.api import wire
 from perdure.api.errors import DataLoss, InvalidArgument, NotFound, RPCError, Unavailable
 from perdure.engine import lifecycle
@@ -151,7 +153,7 @@ class Executions:
         for _ in range(self._settings.redo_max):
             key = await self.find(namespace, workflow_id, run_id)
             if key is None:
-                raise NotFound(f"workflow not found for ID: {workflow_id}")
+                raise _not_there(workflow_id, run_id)
             entry = self._runs.get(key)
             unit = None if entry is None else entry.unit
             if unit is None or unit.writes[key].based_on:
@@ -350,19 +352,21 @@ class Executions:
             self.poison(entry)
             raise
 
-    def begin(self, entry: Entry) -> Transition:
-        """A transition over a cached run."""
-        tx = Transition(entry.run, self._clock.now_ns(), self._random)
+    def begin(self, entry: Entry, now_ns: int = 0) -> Transition:
+        """A transition over a cached run, at the given time or now."""
+        tx = Transition(entry.run, now_ns or self._clock.now_ns(), self._random)
         tx.limits = self._limits
         return tx
 
-    def create(self, start: StartRun, unit: Unit | None = None) -> tuple[Entry, Transition]:
-        """A run that does not exist yet, started; `seal` it (into `unit`, if given)."""
+    def create(
+        self, start: StartRun, first_signal: SignalWorkflowExecutionRequest | None = None
+    ) -> tuple[Entry, Transition]:
+        """A run that does not exist yet, started; `seal` it."""
         now_ns = self._clock.now_ns()
         run = lifecycle.new_execution(self._ids.take(), start, now_ns)
         entry = Entry(run, self._namespaces)
-        tx = self.begin(entry)
-        lifecycle.start(tx, start)
+        tx = self.begin(entry, now_ns)
+        lifecycle.start(tx, start, first_signal)
         self._insert(entry)
         return entry, tx
 
@@ -468,6 +472,13 @@ class Executions:
                 self.committer.lose(later, Conflict())
         for call in reversed(unit.undo):
             call()
+
+
+def _not_there(workflow_id: str, run_id: str) -> NotFound:
+    if not run_id:
+        return NotFound(f"workflow not found for ID: {workflow_id}")
+    words = f'workflow ID "{workflow_id}" and run ID "{run_id}"'
+    return NotFound(f"workflow execution not found for {words}")
 
 
 def _unwatch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api.errors import InvalidArgument, NotFound
 from perdure.engine import lifecycle
+from perdure.engine.lifecycle import AlreadyClosed
 from perdure.engine.transition import Transition
 from perdure.service import validation
 
@@ -58,9 +60,9 @@ class SignalRPCs:
     async def request_cancel_workflow_execution(
         self, request: RequestCancelWorkflowExecutionRequest
     ) -> RequestCancelWorkflowExecutionResponse:
-        """Ask a run to cancel; its code decides what that means.
+        """Ask a run to cancel; its code decides what that means. A closed run is no error.
 
-        Raises NotFound when the run is closed.
+        Raises NotFound when there is no such run.
         """
         settings = self.node.settings
         self._check(request)
@@ -68,10 +70,12 @@ class SignalRPCs:
         first_run_id = request.first_execution_run_id
 
         def cancel(tx: Transition) -> None:
-            _check_chain(tx, first_run_id)
+            if tx.run.is_open:
+                _check_chain(tx, first_run_id)
             lifecycle.request_cancel(tx, request)
 
-        await self._reach(request, cancel)
+        with suppress(AlreadyClosed):
+            await self._reach(request, cancel)
         return RequestCancelWorkflowExecutionResponse()
 
     async def terminate_workflow_execution(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.message import Message
+from temporalio.api.common.v1 import Payloads
 from temporalio.api.enums.v1 import (
     WorkflowExecutionStatus,
     WorkflowIdConflictPolicy,
@@ -275,12 +277,10 @@ class Starting:
         """Queue the new run, and the end of the one that has its workflow id, in one unit."""
         executions = self._node.executions
         unit: Unit | None = None
-        entry, tx = executions.create(start)
+        entry, tx = executions.create(start, signal)
         try:
             if current is not None and current.run.is_open:
-                _, unit = executions.apply(current, _make_way)
-            if signal is not None:
-                lifecycle.signal(tx, signal)
+                _, unit = executions.apply(current, lambda old: _make_way(old, start.run_id))
             eager = self._start_eagerly(entry, tx, request)
             if prepare is not None:
                 prepare(entry)
@@ -329,9 +329,13 @@ class Starting:
         return outcome.run_id, outcome.key
 
 
-def _make_way(tx: Transition) -> None:
-    reason = "TerminateIfRunning WorkflowIdReusePolicy Policy"
-    lifecycle.terminate(tx, reason, None, "history-service")
+def _make_way(tx: Transition, run_id: str) -> None:
+    """End a run so that another, of that run id, can have its workflow id."""
+    reason = "TerminateIfRunning WorkflowIdReusePolicy"
+    details = Payloads()
+    text = details.payloads.add(data=json.dumps(f"terminated by new runID: {run_id}").encode())
+    text.metadata["encoding"] = b"json/plain"
+    lifecycle.terminate(tx, reason, details, "history-service")
 
 
 def _adopt(start: StartRun, parent: RunInfo, parent_key: int, message: StartChild) -> None:

@@ -104,7 +104,7 @@ def _policies(request: AnyStart) -> None:
     if reuse == TERMINATE_IF_RUNNING and conflict:
         raise InvalidArgument(
             "Invalid WorkflowIDReusePolicy: WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING cannot "
-            "be used together with a WorkflowIDConflictPolicy."
+            "be used together with a WorkflowIDConflictPolicy"
         )
     if conflict == TERMINATE_EXISTING and reuse == REJECT_DUPLICATE:
         raise InvalidArgument(

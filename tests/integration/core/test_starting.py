@@ -225,8 +225,8 @@ async def test_signal_with_start_starts_once_and_signals_each_time(node: Harness
     events = await node.events()
     assert events == [
         "WorkflowExecutionStarted",
-        "WorkflowTaskScheduled",
         "WorkflowExecutionSignaled",
+        "WorkflowTaskScheduled",
         "WorkflowExecutionSignaled",
     ]
 
