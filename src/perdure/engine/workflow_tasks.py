@@ -44,7 +44,7 @@ class StartedTask(msgspec.Struct):
 
 
 def ensure_scheduled(tx: Transition, *, early: bool = False) -> None:
-    """See to it that a worker looks at the run's new events; `early`: also before it is to begin."""
+    """See to it that a worker looks at new events; `early`: even before the run is to begin."""
     if tx.answering:
         tx.wants_task = True
         return
