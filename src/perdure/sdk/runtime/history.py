@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 from temporalio.api.enums.v1 import EventType
@@ -37,7 +36,7 @@ class Step:
     ahead: Sequence[HistoryEvent] = ()
 
 
-def steps(events: Sequence[HistoryEvent], started_event_id: int) -> list[Step]:
+def steps(events: Sequence[HistoryEvent], started_event_id: int) -> Iterable[Step]:
     """Cut events as the original execution saw them.
 
     A WorkflowTaskStarted counts only if its task was completed (the next event says so) or if it is
@@ -50,21 +49,36 @@ def steps(events: Sequence[HistoryEvent], started_event_id: int) -> list[Step]:
     kinds = [event.event_type for event in events]
     if last >= 0 and events[last].event_id == started_event_id and _STARTED not in kinds[:last]:
         return [Step(list(events), events[last], False)]  # one new task, as in nearly all calls
-    found: list[Step] = []
+    return _looking_ahead(_cut(events, kinds, started_event_id))
+
+
+def _cut(
+    events: Sequence[HistoryEvent], kinds: Sequence[int], started_event_id: int
+) -> Iterator[Step]:
+    """Step by step, so that a long history is never all there as Python objects."""
     pending: list[HistoryEvent] = []
+    last = len(kinds) - 1
     for index, event in enumerate(events):
         pending.append(event)
         if kinds[index] != _STARTED:
             continue
         replaying = index < last and kinds[index + 1] == _COMPLETED
         if replaying or event.event_id == started_event_id:
-            found.append(Step(pending, event, replaying))
+            yield Step(pending, event, replaying)
             pending = []
     if pending:
-        found.append(Step(pending, None, True))
-    for step, following in pairwise(found):
-        step.ahead = [e for e in following.events if e.event_type in _LOOKED_AHEAD]
-    return found
+        yield Step(pending, None, True)
+
+
+def _looking_ahead(found: Iterator[Step]) -> Iterator[Step]:
+    """Give each step what the next one holds of its task."""
+    step = next(found, None)
+    while step is not None:
+        following = next(found, None)
+        if following is not None:
+            step.ahead = [e for e in following.events if e.event_type in _LOOKED_AHEAD]
+        yield step
+        step = following
 
 
 _LOOKED_AHEAD: Final = frozenset((_MARKER, _UPDATE_ACCEPTED))

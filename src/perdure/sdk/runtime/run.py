@@ -6,7 +6,7 @@ import asyncio
 import logging
 import zlib
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -170,7 +170,7 @@ class Run:
             asyncio._set_running_loop(outer_loop)
             WATCHDOG.leave(slot)
 
-    def _advance(self, parts: Sequence[Step], requests: Sequence[UpdateRequest]) -> None:
+    def _advance(self, parts: Iterable[Step], requests: Sequence[UpdateRequest]) -> None:
         for step in parts:
             if step.started is not None:
                 self.replaying = step.replaying  # a cancellation makes commands as it is taken in
