@@ -129,9 +129,11 @@ class AlreadyExists(RPCError):
 class WorkflowAlreadyStarted(AlreadyExists):
     """The id reuse or id conflict policy forbids another run of this workflow id."""
 
-    def __init__(self, message: str, start_request_id: str, run_id: str) -> None:
+    def __init__(
+        self, message: str, start_request_id: str, run_id: str, first_run_id: str = ""
+    ) -> None:
         detail = WorkflowExecutionAlreadyStartedFailure(
-            start_request_id=start_request_id, run_id=run_id
+            start_request_id=start_request_id, run_id=run_id, first_execution_run_id=first_run_id
         )
         super().__init__(message, [detail])
 

@@ -7,11 +7,12 @@ all other events are built through their message classes. A test holds the bytes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 
 from google.protobuf.message import Message
 from temporalio.api.command.v1 import ScheduleActivityTaskCommandAttributes
+from temporalio.api.common.v1 import Link
 from temporalio.api.enums.v1 import TaskQueueKind
 from temporalio.api.history.v1 import (
     ActivityTaskCompletedEventAttributes,
@@ -41,6 +42,13 @@ def _text(key: bytes) -> Callable[[str], bytes]:
 
 
 USER_METADATA = field(HistoryEvent, "user_metadata")
+WORKER_MAY_IGNORE = HistoryEvent(worker_may_ignore=True).SerializeToString()
+
+
+def links(those: Iterable[Link]) -> bytes:
+    """What an event leads to elsewhere, as fields of the event."""
+    return HistoryEvent(links=those).SerializeToString()
+
 
 _WS = WorkflowTaskScheduledEventAttributes
 _WS_QUEUE = field(_WS, "task_queue")

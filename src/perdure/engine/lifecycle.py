@@ -9,6 +9,7 @@ from temporalio.api.common.v1 import Payloads
 from temporalio.api.enums.v1 import ContinueAsNewInitiator, EventType
 from temporalio.api.history.v1 import (
     WorkflowExecutionCancelRequestedEventAttributes,
+    WorkflowExecutionOptionsUpdatedEventAttributes,
     WorkflowExecutionSignaledEventAttributes,
     WorkflowExecutionStartedEventAttributes,
 )
@@ -45,7 +46,9 @@ class StartRun(msgspec.Struct, kw_only=True):
     memo: bytes = b""
     attributes: bytes = b""  # SearchAttributes
     user_metadata: bytes = b""
+    links: bytes = b""  # as fields of an event
     priority: bytes = b""
+    eager: bool = False  # the first workflow task goes to whoever starts the run
     execution_timeout_ns: int = 0
     run_timeout_ns: int = 0
     task_timeout_ns: int = 10_000_000_000
@@ -127,7 +130,9 @@ def start(
     `first_signal` comes with the start: it is in history before the first workflow task.
     """
     run = tx.run
-    extra = wire.block(events.USER_METADATA, start.user_metadata) if start.user_metadata else b""
+    extra = start.links
+    if start.user_metadata:
+        extra += wire.block(events.USER_METADATA, start.user_metadata)
     body = _started(run, start).SerializeToString()
     tx.append(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, body, extra)
     if run.info.retry is not None or run.info.cron_schedule:
@@ -154,12 +159,15 @@ def _started(run: Execution, start: StartRun) -> WorkflowExecutionStartedEventAt
         identity=start.identity,
         attempt=info.attempt,
         cron_schedule=info.cron_schedule,
+        eager_execution_accepted=start.eager,
     )
     event.initiator = start.initiator  # type: ignore[assignment]
     event.workflow_type.name = info.workflow_type
     event.task_queue.MergeFromString(events.task_queue(info.task_queue))
-    event.workflow_execution_timeout.CopyFrom(_duration(info.execution_timeout_ns))
-    event.workflow_run_timeout.CopyFrom(_duration(info.run_timeout_ns))
+    if info.execution_timeout_ns:
+        event.workflow_execution_timeout.CopyFrom(_duration(info.execution_timeout_ns))
+    if info.run_timeout_ns:
+        event.workflow_run_timeout.CopyFrom(_duration(info.run_timeout_ns))
     event.workflow_task_timeout.CopyFrom(_duration(info.task_timeout_ns))
     event.first_workflow_task_backoff.CopyFrom(_duration(start.first_task_backoff_ns))
     if info.retry is not None:
@@ -192,8 +200,9 @@ def _add_family(event: WorkflowExecutionStartedEventAttributes, start: StartRun)
         event.parent_workflow_execution.workflow_id = start.parent_workflow_id
         event.parent_workflow_execution.run_id = start.parent_run_id
         event.parent_initiated_event_id = start.parent_initiated_event_id
-    event.root_workflow_execution.workflow_id = start.root_workflow_id or start.workflow_id
-    event.root_workflow_execution.run_id = start.root_run_id or start.run_id
+    if start.root_workflow_id:
+        event.root_workflow_execution.workflow_id = start.root_workflow_id
+        event.root_workflow_execution.run_id = start.root_run_id
 
 
 # -- what others do --------------------------------------------------------------------------------
@@ -255,7 +264,8 @@ def signal(
     if external_workflow_id:
         event.external_workflow_execution.workflow_id = external_workflow_id
         event.external_workflow_execution.run_id = external_run_id
-    tx.record(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, event)
+    extra = events.links(request.links) if request.links else b""
+    tx.record(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, event, extra=extra)
     workflow_tasks.ensure_scheduled(tx)
     closing.enforce_history_limit(tx)
 
@@ -287,7 +297,8 @@ def request_cancel(
     if external_workflow_id:
         event.external_workflow_execution.workflow_id = external_workflow_id
         event.external_workflow_execution.run_id = external_run_id
-    tx.record(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED, event)
+    extra = events.links(request.links) if request.links else b""
+    tx.record(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED, event, extra=extra)
     workflow_tasks.ensure_scheduled(tx, early=True)
 
 
@@ -297,3 +308,15 @@ def terminate(
     """End the run from outside; its code is not asked. Raises NotFound (closed)."""
     _check_open(tx)
     closing.terminate(tx, reason, details, identity)
+
+
+def attach(tx: Transition, request_id: str, links: bytes) -> None:
+    """Record that another start with a request id of its own leads to this open run.
+
+    `links`: as fields of an event. The same request id a second time does nothing.
+    """
+    if request_id and _is_repeated(tx, request_id):
+        return
+    event = WorkflowExecutionOptionsUpdatedEventAttributes(attached_request_id=request_id)
+    extra = links + events.WORKER_MAY_IGNORE
+    tx.record(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED, event, extra=extra)

@@ -43,10 +43,8 @@ class MultiOperationRPCs(UpdateRPCs):
         """
         self.node.namespaces.get(request.namespace)
         start, update = _operations(request)
-        try:
-            _check(start, update)
-        except RPCError as error:
-            raise _failure(error, position=1) from error
+        _check_start(start)
+        _check_update(start, update)
         update.request.CopyFrom(updates.with_id(update.request))
         pending: list[tuple[int, PendingUpdate]] = []
         try:
@@ -64,7 +62,7 @@ class MultiOperationRPCs(UpdateRPCs):
         except RPCError as error:
             raise _failure(error, position=1) from error
         made = ExecuteMultiOperationResponse()
-        made.responses.add().start_workflow.CopyFrom(start_response(outcome))
+        made.responses.add().start_workflow.CopyFrom(start_response(outcome, start))
         made.responses.add().update_workflow.CopyFrom(answer)
         return made
 
@@ -136,20 +134,31 @@ def _operations(
     return start, update
 
 
-def _check(start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest) -> None:
+def _check_start(start: StartWorkflowExecutionRequest) -> None:
+    wrong = ""
     if start.cron_schedule:
-        raise InvalidArgument("INVALID_ARGUMENT: CronSchedule is not allowed.")
-    if start.request_eager_execution:
-        raise InvalidArgument("INVALID_ARGUMENT: RequestEagerExecution is not supported.")
-    if start.HasField("workflow_start_delay"):
-        raise InvalidArgument("INVALID_ARGUMENT: WorkflowStartDelay is not supported.")
-    if update.workflow_execution.workflow_id != start.workflow_id:
-        raise InvalidArgument("WorkflowId is not consistent with previous operation(s)")
-    if update.workflow_execution.run_id:
-        raise InvalidArgument("RunId is not allowed.")
-    if update.first_execution_run_id:
-        raise InvalidArgument("FirstExecutionRunId is not allowed.")
-    updates.check(update)
+        wrong = "CronSchedule is not allowed."
+    elif start.request_eager_execution:
+        wrong = "RequestEagerExecution is not supported."
+    elif start.HasField("workflow_start_delay"):
+        wrong = "WorkflowStartDelay is not supported."
+    if wrong:
+        raise _failure(InvalidArgument(wrong), position=0)
+
+
+def _check_update(
+    start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest
+) -> None:
+    try:
+        if update.workflow_execution.workflow_id != start.workflow_id:
+            raise InvalidArgument("WorkflowId is not consistent with previous operation(s).")
+        if update.workflow_execution.run_id:
+            raise InvalidArgument("RunId is not allowed.")
+        if update.first_execution_run_id:
+            raise InvalidArgument("FirstExecutionRunId is not allowed.")
+        updates.check(update)
+    except RPCError as error:
+        raise _failure(error, position=1) from error
 
 
 def _failure(error: RPCError, *, position: int) -> RPCError:
@@ -169,6 +178,4 @@ def _failure(error: RPCError, *, position: int) -> RPCError:
             status.message = "Operation was aborted."
             inner.Pack(MultiOperationExecutionAborted())
             status.details.append(inner)
-    return RPCError.of(
-        error.code, "Update-with-Start could not be executed: " + error.message, [detail]
-    )
+    return RPCError.of(error.code, "Update-with-Start could not be executed.", [detail])

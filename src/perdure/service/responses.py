@@ -12,6 +12,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api import wire
+from perdure.engine import events
 from perdure.engine.state import Activity, RetryPolicy, RunInfo, WorkflowTask
 from perdure.service import tokens
 
@@ -69,7 +70,7 @@ def workflow_prefix(info: RunInfo) -> bytes:
     return (
         wire.block(_W["workflow_execution"], execution)
         + wire.block(_W["workflow_type"], wire.text(_FIRST, info.workflow_type))
-        + wire.block(_W["workflow_execution_task_queue"], wire.text(_FIRST, info.task_queue))
+        + wire.block(_W["workflow_execution_task_queue"], events.task_queue(info.task_queue))
     )
 
 

@@ -7,10 +7,12 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from temporalio.api.common.v1 import Payloads
+from temporalio.api.common.v1 import Link, Payloads
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import (
     RequestCancelWorkflowExecutionRequest,
     RequestCancelWorkflowExecutionResponse,
+    SignalWithStartWorkflowExecutionRequest,
     SignalWorkflowExecutionRequest,
     SignalWorkflowExecutionResponse,
     TerminateWorkflowExecutionRequest,
@@ -54,8 +56,16 @@ class SignalRPCs:
         validation.bounded(request.request_id, "RequestId", settings)
         validation.payload(request.input, "input", settings)
         validation.payload(request.header, "header", settings)
-        await self._reach(request, partial(lifecycle.signal, request=request))
-        return SignalWorkflowExecutionResponse()
+        made = SignalWorkflowExecutionResponse()
+
+        def signal(tx: Transition) -> None:
+            lifecycle.signal(tx, request)
+            if request.request_id:
+                info = tx.run.info
+                refer(made.link, request, info.workflow_id, info.run_id)
+
+        await self._reach(request, signal)
+        return made
 
     async def request_cancel_workflow_execution(
         self, request: RequestCancelWorkflowExecutionRequest
@@ -86,10 +96,11 @@ class SignalRPCs:
         validation.payload(request.details, "details", self.node.settings)
         details: Payloads | None = request.details if request.HasField("details") else None
         first_run_id = request.first_execution_run_id
+        reason = request.reason or "terminated by user via frontend"
 
         def terminate(tx: Transition) -> None:
             _check_chain(tx, first_run_id)
-            lifecycle.terminate(tx, request.reason, details, request.identity)
+            lifecycle.terminate(tx, reason, details, request.identity)
 
         await self._reach(request, terminate)
         return TerminateWorkflowExecutionResponse()
@@ -105,6 +116,19 @@ class SignalRPCs:
         executions, named = self.node.executions, request.workflow_execution
         find = partial(executions.resolve, request.namespace, named.workflow_id, named.run_id)
         await executions.transact_found(find, operation)
+
+
+def refer(
+    link: Link,
+    request: SignalWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest,
+    workflow_id: str,
+    run_id: str,
+) -> None:
+    """Let a link lead to the event of a signal."""
+    to = link.workflow_event
+    to.namespace, to.workflow_id, to.run_id = request.namespace, workflow_id, run_id
+    to.request_id_ref.request_id = request.request_id
+    to.request_id_ref.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 
 
 def _check_chain(tx: Transition, first_run_id: str) -> None:

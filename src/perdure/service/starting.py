@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payloads
 from temporalio.api.enums.v1 import (
+    EventType,
     WorkflowExecutionStatus,
     WorkflowIdConflictPolicy,
     WorkflowIdReusePolicy,
@@ -25,16 +27,17 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.caller import CALLER
 from perdure.api.errors import InvalidArgument, Unavailable, WorkflowAlreadyStarted
 from perdure.api.times import duration_ns
-from perdure.engine import cron, lifecycle, retry
+from perdure.engine import cron, events, lifecycle, retry
 from perdure.engine.execution import Execution
 from perdure.engine.lifecycle import StartRun
 from perdure.engine.outbox import StartChild
 from perdure.engine.state import RunInfo
 from perdure.engine.transition import Transition
-from perdure.service import validation
+from perdure.service import signalling, validation
 from perdure.service.dispatch import HandOut
 from perdure.service.entries import Entry
 from perdure.service.matching import WORKFLOW, Poll
+from perdure.service.settings import Settings
 from perdure.service.units import Conflict, Unit
 from perdure.service.validation import AnyStart
 
@@ -60,6 +63,7 @@ class Outcome(msgspec.Struct):
 
     Attributes:
         started: this request started it, now or when it came before.
+        attached: it was there, and this request left a trace in it.
         eager: the first workflow task, for a caller that is a worker too.
     """
 
@@ -69,6 +73,7 @@ class Outcome(msgspec.Struct):
     started: bool
     status: int = RUNNING
     eager: HandOut | None = None
+    attached: bool = False
 
 
 # -- what the policies say -------------------------------------------------------------------------
@@ -97,6 +102,7 @@ def check_reuse(run: Execution, policy: int) -> None:
             f"Workflow execution already finished. {words}reject duplicate workflow Id.",
             info.start_request_id,
             info.run_id,
+            info.first_run_id,
         )
     failed_only = policy == _Reuse.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE_FAILED_ONLY
     if failed_only and run.state.status not in _FAILED:
@@ -105,6 +111,7 @@ def check_reuse(run: Execution, policy: int) -> None:
             "allow duplicate workflow Id if last run failed.",
             info.start_request_id,
             info.run_id,
+            info.first_run_id,
         )
 
 
@@ -116,6 +123,7 @@ def already_running(run: Execution) -> WorkflowAlreadyStarted:
         f"RunId: {info.run_id}.",
         info.start_request_id,
         info.run_id,
+        info.first_run_id,
     )
 
 
@@ -123,14 +131,17 @@ def already_running(run: Execution) -> WorkflowAlreadyStarted:
 
 
 def start_run(
-    request: AnyStart, namespace_id: str, run_id: str, now_ns: int, default_task_timeout_ns: int
+    request: AnyStart, namespace_id: str, run_id: str, now_ns: int, settings: Settings
 ) -> StartRun:
     """What the engine needs to know of a start request."""
     execution_ns = duration_ns(request.workflow_execution_timeout)
     run_ns = duration_ns(request.workflow_run_timeout)
     if execution_ns:
         run_ns = min(run_ns or execution_ns, execution_ns)
-    task_ns = duration_ns(request.workflow_task_timeout) or default_task_timeout_ns
+    task_ns = min(
+        duration_ns(request.workflow_task_timeout) or settings.default_task_timeout_ns,
+        settings.task_timeout_max_ns,
+    )
     start = StartRun(
         namespace=request.namespace,
         namespace_id=namespace_id,
@@ -156,7 +167,10 @@ def start_run(
         start.retry = retry.policy(request.retry_policy)
     if request.cron_schedule:
         start.first_task_backoff_ns = cron.backoff_ns(request.cron_schedule, now_ns, now_ns) or 0
+    if request.links:
+        start.links = events.links(request.links)
     if isinstance(request, StartWorkflowExecutionRequest):
+        start.eager = request.request_eager_execution and not start.first_task_backoff_ns
         start.continued_failure = _body(request, "continued_failure")
         start.last_completion_result = _body(request, "last_completion_result")
     return start
@@ -212,12 +226,12 @@ class Starting:
                 raise
             if found is not None:
                 assert entry is not None
-                if await self._use(entry, signal if not found.started else None):
+                if await self._use(entry, found, request, signal):
                     return found
                 continue
             start = start_run(
                 request, namespace.id, run_id or node.new_id(), node.clock.now_ns(),
-                node.settings.default_task_timeout_ns,
+                node.settings,
             )  # fmt: skip
             if parent is not None:
                 _adopt(start, *parent)
@@ -248,7 +262,8 @@ class Starting:
         run = entry.run
         info = run.info
         if request.request_id and info.start_request_id == request.request_id:
-            return Outcome(run.key, info.run_id, info.first_run_id, True, run.state.status)
+            started = isinstance(request, StartWorkflowExecutionRequest)  # else: signalled again
+            return Outcome(run.key, info.run_id, info.first_run_id, started, run.state.status)
         if not run.is_open:
             check_reuse(run, request.workflow_id_reuse_policy)
             return None
@@ -259,11 +274,21 @@ class Starting:
             return None
         raise already_running(run)
 
-    async def _use(self, entry: Entry, signal: SignalWorkflowExecutionRequest | None) -> bool:
-        """Signal a run that is there, if asked to; False when it was lost: look again."""
-        if signal is None:
+    async def _use(
+        self,
+        entry: Entry,
+        found: Outcome,
+        request: AnyStart,
+        signal: SignalWorkflowExecutionRequest | None,
+    ) -> bool:
+        """Signal or mark a run that is there, if asked to; False when it was lost: look again."""
+        change: Callable[[Transition], None] | None = None
+        if not found.started:
+            change = partial(lifecycle.signal, request=signal) if signal else _attachment(request)
+        if change is None:
             return entry.unit is None or await _is_written(entry.unit)
-        _, unit = self._node.executions.apply(entry, lambda tx: lifecycle.signal(tx, signal))
+        found.attached = signal is None
+        _, unit = self._node.executions.apply(entry, change)
         return await _is_written(unit)
 
     def _begin(
@@ -350,6 +375,20 @@ def _adopt(start: StartRun, parent: RunInfo, parent_key: int, message: StartChil
     start.root_run_id = parent.root_run_id or parent.run_id
 
 
+def _attachment(request: AnyStart) -> Callable[[Transition], None] | None:
+    """What a start leaves in an open run that it was led to, if it asks for that."""
+    if not isinstance(request, StartWorkflowExecutionRequest):
+        return None
+    options = request.on_conflict_options
+    if not options.attach_request_id and not options.attach_links:
+        return None
+    return partial(
+        lifecycle.attach,
+        request_id=request.request_id if options.attach_request_id else "",
+        links=events.links(request.links) if options.attach_links else b"",
+    )
+
+
 async def _is_written(unit: Unit) -> bool:
     try:
         await unit.wait()
@@ -379,13 +418,18 @@ class StartRPCs:
                 "RequestEagerExecution and CronSchedule may not be used together."
             )
         outcome = await self.node.starting.start(request)
-        return start_response(outcome)
+        return start_response(outcome, request)
 
     async def signal_with_start_workflow_execution(
         self, request: SignalWithStartWorkflowExecutionRequest
     ) -> SignalWithStartWorkflowExecutionResponse:
         """Signal the open run of a workflow id, or start one and signal that, in one commit."""
         settings = self.node.settings
+        if conflict_policy(request) == _OnConflict.WORKFLOW_ID_CONFLICT_POLICY_FAIL:
+            raise InvalidArgument(
+                "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not "
+                "supported for this operation."
+            )
         validation.required(request.signal_name, "SignalName", settings)
         validation.payload(request.signal_input, "signal_input", settings)
         signal = SignalWorkflowExecutionRequest(
@@ -394,20 +438,26 @@ class StartRPCs:
             identity=request.identity,
             request_id=request.request_id,
             control=request.control,
+            links=request.links,
         )
         if request.HasField("signal_input"):
             signal.input.CopyFrom(request.signal_input)
         if request.HasField("header"):
             signal.header.CopyFrom(request.header)
         outcome = await self.node.starting.start(request, signal=signal)
-        return SignalWithStartWorkflowExecutionResponse(
+        made = SignalWithStartWorkflowExecutionResponse(
             run_id=outcome.run_id,
             first_execution_run_id=outcome.first_run_id,
             started=outcome.started,
         )
+        if request.request_id:
+            signalling.refer(made.signal_link, request, request.workflow_id, outcome.run_id)
+        return made
 
 
-def start_response(outcome: Outcome) -> StartWorkflowExecutionResponse:
+def start_response(
+    outcome: Outcome, request: StartWorkflowExecutionRequest
+) -> StartWorkflowExecutionResponse:
     """The answer to a start."""
     made = StartWorkflowExecutionResponse(
         run_id=outcome.run_id,
@@ -415,6 +465,15 @@ def start_response(outcome: Outcome) -> StartWorkflowExecutionResponse:
         started=outcome.started,
     )
     made.status = outcome.status  # type: ignore[assignment]
+    link = made.link.workflow_event
+    link.namespace, link.workflow_id = request.namespace, request.workflow_id
+    link.run_id = outcome.run_id
+    if outcome.attached:
+        link.request_id_ref.request_id = request.request_id
+        link.request_id_ref.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED
+    else:
+        link.event_ref.event_id = 1
+        link.event_ref.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
     if outcome.eager is not None:
         made.eager_workflow_task.CopyFrom(outcome.eager.response)
     return made

@@ -1,0 +1,1 @@
+"""Programs of the official SDK, run against perdure and against a real Temporal server."""

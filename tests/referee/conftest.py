@@ -1,0 +1,49 @@
+"""Fixtures of the referee tests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from referee.program import Outcomes, Servers, run_all
+from referee.servers import free_port, perdure_command, running, temporal_command
+
+HERE = Path(__file__).parent
+FILE_TIMEOUT_S = 240
+"""The first test of a file waits for all programs of the file, which run at the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the referee tests their time."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(FILE_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Both servers, ready."""
+    folder = tmp_path_factory.mktemp("referee")
+    with contextlib.ExitStack() as stack:
+        port = free_port()
+        temporal = running(temporal_command(port), port, folder / "temporal.log")
+        temporal_address = stack.enter_context(temporal)
+        port = free_port()
+        perdure = running(perdure_command(port, folder), port, folder / "perdure.log")
+        yield Servers(temporal=temporal_address, perdure=stack.enter_context(perdure))
+
+
+@pytest.fixture(scope="module")
+def outcomes(servers: Servers, request: pytest.FixtureRequest) -> Outcomes:
+    """What the selected programs of this file left behind, on both servers."""
+    programs = [
+        item.function.program
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.module is request.module
+        and hasattr(item.function, "program")
+    ]
+    return run_all(request.module, programs, servers)

@@ -1,0 +1,92 @@
+"""The two servers, each a process of its own on a free port, for one test session."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+SEARCH_ATTRIBUTES = {
+    "RefKeyword": "Keyword",
+    "RefKeywords": "KeywordList",
+    "RefText": "Text",
+    "RefInt": "Int",
+    "RefDouble": "Double",
+    "RefBool": "Bool",
+    "RefTime": "Datetime",
+}
+"""What the programs may use; names and types as the dev server's command line takes them."""
+
+READY_WITHIN_S = 30.0
+_BIN = Path(sys.executable).parent
+
+
+def temporal_command(port: int) -> list[str]:
+    """The dev server, with its data in memory."""
+    command = [str(_BIN / "temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
+    command += ["--port", str(port), "--log-level", "error"]
+    for name, kind in SEARCH_ATTRIBUTES.items():
+        command += ["--search-attribute", f"{name}={kind}"]
+    return command
+
+
+def perdure_command(port: int, folder: Path) -> list[str]:
+    """perdure's server on a file."""
+    database = f"sqlite:///{folder / 'perdure.db'}"
+    return [str(_BIN / "perdure"), "server", "--db", database, "--port", str(port)]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], port: int, log: Path) -> Iterator[str]:
+    """Run a server until the block ends; yields ``host:port`` once it answers.
+
+    Raises:
+        RuntimeError: it is not there, ended, or does not answer; holds what it wrote.
+    """
+    if not Path(command[0]).exists():
+        raise RuntimeError(f"{command[0]} is not there: run ./dev setup")
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+    try:
+        address = f"127.0.0.1:{port}"
+        try:
+            asyncio.run(_answers(address, process))
+        except RuntimeError as error:
+            raise RuntimeError(f"{command}: {error}\n{log.read_text()}") from error
+        yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+async def _answers(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        try:
+            client = await Client.connect(address)
+            await client.count_workflows()
+            return
+        except (RuntimeError, RPCError) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(str(error)) from error
+        await asyncio.sleep(0.05)
