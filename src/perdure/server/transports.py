@@ -2,12 +2,13 @@
 
 ======================  ==========================================================================
 ``grpcio``              ``grpc.aio`` of gRPC's own C core
-``native``              ``pygrpc-native``: the same API, HTTP/2 in Rust
+``native``              ``pygrpc-native``, HTTP/2 and gRPC in Rust
 ======================  ==========================================================================
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -25,11 +26,12 @@ class Options:
     """Limits of a transport.
 
     Attributes:
-        message_bytes_max: the largest request, uncompressed.
+        message_bytes_max: the largest request.
         streams_max: calls at one time on one connection.
         keepalive_s: after so long without a word, a client is asked whether it is there.
         keepalive_timeout_s: how long it may take to answer that.
         ping_interval_s: clients may ask us no more often than that.
+        metadata_bytes_max: headers of one call.
     """
 
     message_bytes_max: int = 128 * 1024 * 1024
@@ -37,6 +39,7 @@ class Options:
     keepalive_s: float = 60.0
     keepalive_timeout_s: float = 20.0
     ping_interval_s: float = 10.0
+    metadata_bytes_max: int = 32 * 1024
 
 
 class Transport(Protocol):
@@ -60,7 +63,7 @@ def transport(
         make = _MAKERS[name]
     except KeyError:
         raise ValueError(f"transport: {name!r} is none of {', '.join(_MAKERS)}") from None
-    return AioTransport(make(options), handlers, extras)
+    return make(handlers, extras, options)
 
 
 def _channel_options(options: Options) -> list[tuple[str, int]]:
@@ -68,7 +71,11 @@ def _channel_options(options: Options) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", options.message_bytes_max),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", options.streams_max),
+        ("grpc.server.max_pending_requests", options.streams_max),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * options.streams_max),
         ("grpc.so_reuseport", 0),
+        ("grpc.max_metadata_size", options.metadata_bytes_max),
+        ("grpc.absolute_max_metadata_size", options.metadata_bytes_max),
         ("grpc.keepalive_time_ms", int(options.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
@@ -76,21 +83,31 @@ def _channel_options(options: Options) -> list[tuple[str, int]]:
     ]
 
 
-def _grpcio(options: Options) -> Any:
+def _grpcio(handlers: Sequence[Handler], extras: Sequence[Adder], options: Options) -> Transport:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would print is told as an error
     import grpc.aio
 
-    return grpc.aio.server(options=_channel_options(options))
+    return AioTransport(grpc.aio.server(options=_channel_options(options)), handlers, extras)
 
 
-def _native(options: Options) -> Any:
-    import pygrpc_native.aio
+def _native(handlers: Sequence[Handler], extras: Sequence[Adder], options: Options) -> Transport:
+    from perdure.server.native import NativeTransport
 
-    return pygrpc_native.aio.server(options=_channel_options(options))
+    return NativeTransport(handlers, extras, options)
 
 
-_MAKERS: Final[dict[str, Callable[[Options], Any]]] = {"grpcio": _grpcio, "native": _native}
+_Maker = Callable[[Sequence[Handler], Sequence[Adder], Options], Transport]
+_MAKERS: Final[dict[str, _Maker]] = {"grpcio": _grpcio, "native": _native}
 NAMES: Final = tuple(_MAKERS)
-DEFAULT: Final = "grpcio"
+DEFAULT: Final = "native"
+
+
+def taken(address: str) -> OSError:
+    """What `Transport.bind` raises."""
+    return OSError(
+        f"cannot listen on {address}: it is taken by another process, or no address of this "
+        "machine; choose others with --port and --bind"
+    )
 
 
 class AioTransport:
@@ -128,8 +145,8 @@ class AioTransport:
         """See `Transport`."""
         try:
             port: int = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
+        except RuntimeError:
+            raise taken(address) from None
         return port
 
     async def start(self) -> None:
