@@ -17,6 +17,8 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api import errors as rpc
 from perdure.sdk.activity_context import CancellationReason
+from perdure.sdk.codecs import codec_error
+from perdure.sdk.converter import Converter
 from perdure.sdk.errors import ApplicationError, CompleteAsync, ErrorCategory, UnknownTypeError
 from perdure.sdk.failures import fill_failure
 from perdure.sdk.running import RunningActivity
@@ -62,6 +64,8 @@ class Answers:
             await self._fail_oversized(attempt, problem)
         except rpc.RPCError as problem:
             _log.error("The result of %s is lost: %s", attempt.definition.name, problem)
+        except Exception as problem:
+            await self._fail_unencoded(attempt, problem)
 
     async def _stopped(self, attempt: RunningActivity, error: asyncio.CancelledError) -> None:
         """The function ended by a cancellation: what to answer depends on who wanted it."""
@@ -112,6 +116,21 @@ class Answers:
             await self.fail(attempt.task, error, None)
         except rpc.RPCError as again:
             _log.error("The result of %s is lost: %s", attempt.definition.name, again)
+
+    async def _fail_unencoded(self, attempt: RunningActivity, problem: Exception) -> None:
+        """The codec failed, so there is no way to send what would be to tell."""
+        name = attempt.definition.name
+        _log.error("The codec failed for the answer of %s", name, exc_info=problem)
+        request = RespondActivityTaskFailedRequest(
+            task_token=attempt.task.task_token,
+            namespace=self._client.namespace,
+            identity=self._identity,
+        )
+        fill_failure(request.failure, codec_error(problem), Converter())
+        try:
+            await self._client.service.respond_activity_task_failed(request)
+        except rpc.RPCError as again:
+            _log.error("The result of %s is lost: %s", name, again)
 
     async def refuse(self, task: PollActivityTaskQueueResponse, known: Sequence[str]) -> None:
         error = UnknownTypeError("activity", task.activity_type.name, known)

@@ -32,13 +32,14 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payload
 
-from perdure.sdk.errors import ConversionError
+from perdure.sdk.errors import ApplicationError, ConversionError
 
 __all__ = [
     "ChainedCodec",
     "FileStorageCodec",
     "PayloadCodec",
     "ZlibCodec",
+    "codec_error",
     "decode_message",
     "encode_message",
     "is_wrapped",
@@ -228,6 +229,14 @@ async def decode_message(codec: PayloadCodec, message: Message) -> None:
     found = list(_payloads(message))
     if found:
         _replace(found, await codec.decode(found))
+
+
+def codec_error(error: Exception) -> ApplicationError:
+    """What to record when payloads cannot be encoded: nothing that would have had to be."""
+    return ApplicationError(
+        f"the codec failed with {type(error).__name__}; the worker's log says more",
+        type="CodecError",
+    )
 
 
 def _replace(found: list[Payload], fresh: list[Payload]) -> None:

@@ -222,6 +222,12 @@ class RunningActivity(ActivityContext):
             self._unsent = True
             _log.warning("Heartbeat of %s failed: %s", self.definition.name, error)
             return
+        except Exception as error:
+            self._unsent = True
+            _log.error(
+                "The codec failed for a heartbeat of %s", self.definition.name, exc_info=error
+            )
+            return
         if response.cancel_requested:
             self.cancel(CancellationReason.CANCEL_REQUESTED)
         elif response.activity_paused:

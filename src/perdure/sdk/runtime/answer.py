@@ -18,12 +18,13 @@ from temporalio.api.workflowservice.v1 import (
     RespondWorkflowTaskFailedRequest,
 )
 
+from perdure.sdk.codecs import codec_error
+from perdure.sdk.converter import Converter
 from perdure.sdk.errors import NonDeterminismError
 from perdure.sdk.failures import failure_from
 from perdure.sdk.runtime.context import state
 
 if TYPE_CHECKING:
-    from perdure.sdk.converter import Converter
     from perdure.sdk.runtime.run import Run
 
 _log = logging.getLogger("perdure.worker")
@@ -49,14 +50,7 @@ def failure(
     error: BaseException, task: PollWorkflowTaskQueueResponse, converter: Converter
 ) -> RespondWorkflowTaskFailedRequest:
     """The answer to a task whose code failed in a way that is no failure of the run."""
-    request = RespondWorkflowTaskFailedRequest()
-    request.task_token = task.task_token
-    request.cause = (
-        WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
-        if isinstance(error, NonDeterminismError)
-        else WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
-    )
-    request.failure.CopyFrom(failure_from(error, converter))
+    request = _failure(error, task, converter)
     _log.warning(
         "workflow task of %r (id %r, run %r) failed, attempt %d: %s",
         task.workflow_type.name,
@@ -66,6 +60,27 @@ def failure(
         error,
         exc_info=error if task.attempt <= 1 else None,
     )
+    return request
+
+
+def codec_failure(
+    error: Exception, task: PollWorkflowTaskQueueResponse
+) -> RespondWorkflowTaskFailedRequest:
+    """The answer to a task whose true answer could not be encoded."""
+    return _failure(codec_error(error), task, Converter())
+
+
+def _failure(
+    error: BaseException, task: PollWorkflowTaskQueueResponse, converter: Converter
+) -> RespondWorkflowTaskFailedRequest:
+    request = RespondWorkflowTaskFailedRequest()
+    request.task_token = task.task_token
+    request.cause = (
+        WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_NON_DETERMINISTIC_ERROR
+        if isinstance(error, NonDeterminismError)
+        else WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
+    )
+    request.failure.CopyFrom(failure_from(error, converter))
     return request
 
 

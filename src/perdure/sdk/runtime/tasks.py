@@ -21,7 +21,8 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.errors import NotFound, RPCError
-from perdure.sdk.codecs import decode_message, encode_message
+from perdure.sdk.codecs import codec_error, decode_message, encode_message
+from perdure.sdk.converter import Converter
 from perdure.sdk.runtime import answer, local_execution
 from perdure.sdk.runtime.cache import RunCache
 from perdure.sdk.runtime.local_execution import RunLocalActivity
@@ -139,7 +140,6 @@ class TaskHandler:
             run_id = following.workflow_execution.run_id
             self.cache.pin(run_id)
             try:
-                await self._decode(following)
                 if following.HasField("query"):
                     await self._answer_query_task(following)
                     return
@@ -151,6 +151,7 @@ class TaskHandler:
         self, task: PollWorkflowTaskQueueResponse
     ) -> PollWorkflowTaskQueueResponse | None:
         try:
+            await self._decode(task)
             run_id = task.workflow_execution.run_id
             run, events = self._ready_run(task, run_id) or await self._load(task)
             if events:
@@ -174,8 +175,13 @@ class TaskHandler:
         self, task: PollWorkflowTaskQueueResponse, request: Answer
     ) -> PollWorkflowTaskQueueResponse | None:
         """Send an answer. What the service refuses is forgotten: the run is rebuilt next time."""
-        await self._encode(request)
         run_id = task.workflow_execution.run_id
+        try:
+            await self._encode(request)
+        except Exception as error:
+            self.cache.evict(run_id)
+            _log.error("the codec failed for the workflow task of %s", _name(task), exc_info=error)
+            request = self._signed(answer.codec_failure(error, task))
         try:
             if isinstance(request, RespondWorkflowTaskFailedRequest):
                 await self._service.respond_workflow_task_failed(request)
@@ -214,7 +220,11 @@ class TaskHandler:
         self, task: PollWorkflowTaskQueueResponse, error: BaseException
     ) -> RespondWorkflowTaskFailedRequest:
         self.cache.evict(task.workflow_execution.run_id)
-        request = answer.failure(error, task, self._converter)
+        return self._signed(answer.failure(error, task, self._converter))
+
+    def _signed(
+        self, request: RespondWorkflowTaskFailedRequest
+    ) -> RespondWorkflowTaskFailedRequest:
         request.identity = self._identity
         request.namespace = self._settings.namespace
         return request
@@ -296,6 +306,7 @@ class TaskHandler:
         run = self.cache.get(task.workflow_execution.run_id)
         loaded: Run | None = None
         try:
+            await self._decode(task)
             if run is None:
                 execution = task.workflow_execution
                 type_name = task.workflow_type.name
@@ -309,7 +320,11 @@ class TaskHandler:
         finally:
             if loaded is not None:
                 loaded.evict()
-        await self._encode(request)
+        try:
+            await self._encode(request)
+        except Exception as error:
+            _log.error("the codec failed for a query of %s", _name(task), exc_info=error)
+            request = answer.query_failure(codec_error(error), task, namespace, Converter())
         try:
             await self._service.respond_query_task_completed(request)
         except RPCError as error:
