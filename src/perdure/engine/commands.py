@@ -55,7 +55,7 @@ _CLOSING: frozenset[int] = frozenset(
 )
 
 
-class CompletedTask(msgspec.Struct):
+class CompletedTask(msgspec.Struct, gc=False):
     """What became of an answer.
 
     Attributes:

@@ -6,6 +6,8 @@ own: pending activities, timers, children, requests to other runs, updates, buff
 request ids.
 All are msgspec structs, stored as MessagePack. Times are nanoseconds since the epoch, lengths of
 time nanoseconds; 0 means "none". ``bytes`` fields named after a message hold it serialised.
+None refers to another one that refers back, so the cyclic garbage collector need not look at them
+(``gc=False``): with many runs in memory it would look at little else.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import msgspec
 
 
-class RetryPolicy(msgspec.Struct, array_like=True):
+class RetryPolicy(msgspec.Struct, array_like=True, gc=False):
     """temporal.api.common.v1.RetryPolicy.
 
     maximum_attempts 0 is unlimited; maximum_interval 0 is 100 times the initial interval.
@@ -26,7 +28,7 @@ class RetryPolicy(msgspec.Struct, array_like=True):
     non_retryable_types: list[str] = []
 
 
-class RunInfo(msgspec.Struct, array_like=True):
+class RunInfo(msgspec.Struct, array_like=True, gc=False):
     """What a start decides once for a run."""
 
     namespace: str
@@ -58,7 +60,7 @@ class RunInfo(msgspec.Struct, array_like=True):
     priority: bytes = b""
 
 
-class WorkflowTask(msgspec.Struct, array_like=True):
+class WorkflowTask(msgspec.Struct, array_like=True, gc=False):
     """The one workflow task of a run, scheduled or started.
 
     A *transient* task (attempt > 1) and a *speculative* one (made only to carry an update) have no
@@ -84,7 +86,7 @@ class WorkflowTask(msgspec.Struct, array_like=True):
     due_ns: int = 0  # not handed out before: a retry is paced
 
 
-class RunState(msgspec.Struct, array_like=True):
+class RunState(msgspec.Struct, array_like=True, gc=False):
     """The hot part: what most transitions change."""
 
     status: int = 1
@@ -116,13 +118,13 @@ class RunState(msgspec.Struct, array_like=True):
     in_process_activities: int = 0  # started ones that a worker of this process holds
 
 
-class Item(msgspec.Struct, array_like=True, tag=True):
+class Item(msgspec.Struct, array_like=True, gc=False, tag=True):
     """A row of its own; `id` counts up within the run (RunState.next_item_id)."""
 
     id: int
 
 
-class Activity(Item, array_like=True, tag=1):
+class Activity(Item, array_like=True, gc=False, tag=1):
     scheduled_event_id: int
     activity_id: str
     activity_type: str
@@ -158,13 +160,13 @@ class Activity(Item, array_like=True, tag=1):
     waiting: bool = False  # the pause before the present attempt is not over
 
 
-class Timer(Item, array_like=True, tag=2):
+class Timer(Item, array_like=True, gc=False, tag=2):
     started_event_id: int
     timer_id: str
     due_ns: int
 
 
-class Child(Item, array_like=True, tag=3):
+class Child(Item, array_like=True, gc=False, tag=3):
     initiated_event_id: int
     namespace: str
     workflow_id: str
@@ -176,17 +178,17 @@ class Child(Item, array_like=True, tag=3):
     key: int = 0
 
 
-class ExternalSignal(Item, array_like=True, tag=4):
+class ExternalSignal(Item, array_like=True, gc=False, tag=4):
     initiated_event_id: int
     request_id: str
 
 
-class ExternalCancel(Item, array_like=True, tag=5):
+class ExternalCancel(Item, array_like=True, gc=False, tag=5):
     initiated_event_id: int
     request_id: str
 
 
-class Update(Item, array_like=True, tag=6):
+class Update(Item, array_like=True, gc=False, tag=6):
     """An update that was accepted; kept for the life of the run, so that its id stays known."""
 
     update_id: str
@@ -195,7 +197,7 @@ class Update(Item, array_like=True, tag=6):
     outcome: bytes = b""
 
 
-class BufferedEvent(Item, array_like=True, tag=7):
+class BufferedEvent(Item, array_like=True, gc=False, tag=7):
     """An event that arrived while a workflow task ran; it gets its id when that task ends."""
 
     event_type: int
@@ -205,13 +207,13 @@ class BufferedEvent(Item, array_like=True, tag=7):
     extra: bytes = b""
 
 
-class SeenRequest(Item, array_like=True, tag=8):
+class SeenRequest(Item, array_like=True, gc=False, tag=8):
     """A request id that was applied (a signal's, say): the same request again does nothing."""
 
     request_id: str
 
 
-class StartAttributes(Item, array_like=True, tag=9):
+class StartAttributes(Item, array_like=True, gc=False, tag=9):
     """The started event's attributes, kept where a retry or cron run will need them again."""
 
     attributes: bytes

@@ -59,7 +59,7 @@ def unwritten(event_id: int, time_ns: int, event_type: int, body: bytes) -> byte
     return frame(event_id, wire.block(_EVENT_TIME, wire.time_body(time_ns)), event_type, body, b"")
 
 
-class TaskRef(msgspec.Struct):
+class TaskRef(msgspec.Struct, gc=False):
     """A task that became ready: kind 1 workflow, 2 activity (TaskQueueType)."""
 
     kind: int

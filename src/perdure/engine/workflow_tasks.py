@@ -30,7 +30,7 @@ _SCHEDULED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED)
 _STARTED = int(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED)
 
 
-class StartedTask(msgspec.Struct):
+class StartedTask(msgspec.Struct, gc=False):
     """A workflow task that a worker now holds."""
 
     scheduled_event_id: int

@@ -21,7 +21,7 @@ import msgspec
 from perdure.store.query import Query
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """A run as list, count and describe see it. Times are nanoseconds since the epoch.
 
     ``status`` is the number of ``temporal.api.enums.v1.WorkflowExecutionStatus``; ``close_ns`` is 0
@@ -55,7 +55,7 @@ class Record(msgspec.Struct):
     attributes: bytes = b""
 
 
-class TaskRow(msgspec.Struct):
+class TaskRow(msgspec.Struct, gc=False):
     """A workflow or activity task that no worker has taken yet."""
 
     id: int
@@ -68,7 +68,7 @@ class TaskRow(msgspec.Struct):
     created_ns: int
 
 
-class MessageRow(msgspec.Struct):
+class MessageRow(msgspec.Struct, gc=False):
     """One entry of the outbox: work that reaches another run, opaque to the store."""
 
     id: int
@@ -76,7 +76,7 @@ class MessageRow(msgspec.Struct):
     body: bytes
 
 
-class Write(msgspec.Struct):
+class Write(msgspec.Struct, gc=False):
     """All that one transition changes in one run."""
 
     key: int
@@ -98,7 +98,7 @@ class Write(msgspec.Struct):
     drop_messages: list[int] = []
 
 
-class Loaded(msgspec.Struct):
+class Loaded(msgspec.Struct, gc=False):
     """A run as `load` reads it back."""
 
     record: Record
@@ -108,7 +108,7 @@ class Loaded(msgspec.Struct):
     items: list[tuple[int, bytes]]
 
 
-class HistoryBatch(msgspec.Struct):
+class HistoryBatch(msgspec.Struct, gc=False):
     """Events that were committed together, framed as the field `events` of a History message."""
 
     first_event_id: int
@@ -116,7 +116,7 @@ class HistoryBatch(msgspec.Struct):
     events: bytes
 
 
-class NamespaceRow(msgspec.Struct):
+class NamespaceRow(msgspec.Struct, gc=False):
     """A namespace; ``body`` is the service's own description of it."""
 
     name: str
