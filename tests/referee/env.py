@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -44,6 +44,7 @@ class Env:
         self.lines: list[str] = []
         self.names = Names()
         self._watched: list[tuple[str, str]] = []
+        self._background: set[asyncio.Task[Any]] = set()
 
     def id(self, suffix: str = "") -> str:
         """A workflow id, or another name, that no other program uses."""
@@ -75,6 +76,13 @@ class Env:
             self.lines += [f"{label}: {lines[0]}", *(f"  {line}" for line in lines[1:])]
         else:
             self.note(f"{label}: no error", type(result).__name__)
+
+    def background(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+        """Let a call wait beside the program; how it ends does not matter."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(lambda _: task.cancelled() or task.exception())
+        return task
 
     # --- calls --------------------------------------------------------------------------------
 
@@ -146,6 +154,8 @@ class Env:
 
     async def finish(self) -> None:
         """Write down the histories, and end what is still open."""
+        for task in self._background:
+            task.cancel()
         done = 0
         while done < len(self._watched):
             assert done < RUNS_MAX, "the program has too many runs"

@@ -24,8 +24,14 @@ from temporalio.service import RPCError
 
 _UUID = re.compile(r"\b([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|[0-9a-f]{16})\b")
 
-_DROPPED = frozenset({"event_id", "event_time", "task_id", "version", "history_size_bytes"})
-"""Of no meaning to a client, or sizes that depend on how a server encodes."""
+_TIMES = re.compile(r'"(\w*time)":(\{[^}]*\}|"[^"]*")')
+"""What the SDK notes in its markers."""
+
+_DROPPED = frozenset(
+    {"event_id", "event_time", "task_id", "version", "history_size_bytes"}
+    | {"poller_scaling_decision"}
+)
+"""Of no meaning to a client, or what depends on a server's encoding or on its load."""
 
 _UNORDERED = frozenset({"core_used_flags", "lang_used_flags"})
 """Sets, which the SDK writes in any order."""
@@ -101,6 +107,8 @@ def value_lines(field: FieldDescriptor, value: Any, path: str, names: Names) -> 
     """The lines of one value."""
     if isinstance(value, Timestamp):
         yield f"{path}: <time>"
+    elif isinstance(value, Duration) and not value.ToNanoseconds():
+        return  # none, as if it were absent
     elif isinstance(value, Duration):
         yield f"{path}: {value.ToTimedelta().total_seconds():g}s"
     elif isinstance(value, Payload):
@@ -121,6 +129,7 @@ def payload_text(payload: Payload, names: Names) -> str:
     metadata = {key: bytes(value).decode() for key, value in payload.metadata.items()}
     encoding = metadata.pop("encoding", "")
     data = names.mask(payload.data.decode(errors="replace"), "payload")
+    data = _TIMES.sub(r'"\1":<time>', data)
     if len(data) > 200:
         data = f"{data[:40]}… {len(data)} characters"
     rest = "".join(f" {key}={value}" for key, value in sorted(metadata.items()))

@@ -32,11 +32,15 @@ from enum import IntEnum
 from typing import ClassVar
 
 from google.protobuf.message import Message
+from temporalio.api.enums.v1 import ResourceExhaustedCause, ResourceExhaustedScope
 from temporalio.api.errordetails.v1 import (
     CancellationAlreadyRequestedFailure,
     NamespaceAlreadyExistsFailure,
     NamespaceNotFoundFailure,
+    NotFoundFailure,
+    PermissionDeniedFailure,
     QueryFailedFailure,
+    ResourceExhaustedFailure,
     WorkflowExecutionAlreadyStartedFailure,
     WorkflowNotReadyFailure,
 )
@@ -62,6 +66,12 @@ class StatusCode(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+
+_CONCURRENT = ResourceExhaustedFailure(
+    cause=ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_CONCURRENT_LIMIT,
+    scope=ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE,
+)
 
 
 class RPCError(Exception):
@@ -109,6 +119,9 @@ class NotFound(RPCError):
     """The workflow, run, activity, task or update that is named does not exist (any more)."""
 
     code = StatusCode.NOT_FOUND
+
+    def __init__(self, message: str, details: Sequence[Message] = (NotFoundFailure(),)) -> None:
+        super().__init__(message, details)
 
 
 class NamespaceNotFound(NotFound):
@@ -178,11 +191,19 @@ class PermissionDenied(RPCError):
 
     code = StatusCode.PERMISSION_DENIED
 
+    def __init__(
+        self, message: str, details: Sequence[Message] = (PermissionDeniedFailure(),)
+    ) -> None:
+        super().__init__(message, details)
+
 
 class ResourceExhausted(RPCError):
     """A limit was met: try later, or raise the limit that the message names."""
 
     code = StatusCode.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, details: Sequence[Message] = (_CONCURRENT,)) -> None:
+        super().__init__(message, details)
 
 
 class QueryFailed(RPCError):

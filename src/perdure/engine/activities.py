@@ -65,11 +65,18 @@ def find(run: Execution, scheduled_event_id: int = 0, activity_id: str = "") -> 
         if scheduled_event_id
         else run.activity_ids.get(activity_id)
     )
-    if found is None or not run.is_open:
+    if found is not None and run.is_open:
+        return found
+    if not run.is_open:
+        raise NotFound("workflow execution already completed")
+    if activity_id:
         raise NotFound(
-            "invalid activityID or activity already timed out or invoking workflow is completed"
+            f"cannot find pending activity with ActivityID {activity_id}, check workflow "
+            "execution history for more details"
         )
-    return found
+    raise NotFound(
+        "invalid activityID or activity already timed out or invoking workflow is completed"
+    )
 
 
 # -- scheduling ------------------------------------------------------------------------------------
@@ -207,8 +214,16 @@ def _check_started(activity: Activity) -> None:
 # -- it ends ---------------------------------------------------------------------------------------
 
 
-def complete(tx: Transition, activity: Activity, result: bytes, identity: str) -> None:
-    """The worker has the result (serialised Payloads; b"" for none)."""
+def complete(
+    tx: Transition, activity: Activity, result: bytes, identity: str, *, unstarted: bool = False
+) -> None:
+    """The worker has the result (serialised Payloads; b"" for none).
+
+    `unstarted`: it may come before any worker took the activity, which then starts with it.
+    """
+    if unstarted and not activity.started_ns:
+        activity.started_ns = tx.now_ns
+        activity.started_identity = identity
     _check_started(activity)
     started_event_id = _close(tx, activity)
     body = events.activity_task_completed(
@@ -245,8 +260,7 @@ def cancel(tx: Transition, activity: Activity, details: bytes, identity: str) ->
     _check_started(activity)
     if not activity.cancel_requested:
         raise InvalidArgument(
-            f"Activity {activity.activity_id!r} was not asked to cancel, so it cannot be reported "
-            "as cancelled; report its failure instead."
+            "unable to mark activity as canceled without activity being request canceled first"
         )
     _record_cancelled(tx, activity, _close(tx, activity), details, identity)
 

@@ -256,10 +256,13 @@ class _Answer:
 
 
 def _extra(command: Command) -> bytes:
-    """The command's user metadata as its event carries it."""
-    if not command.HasField("user_metadata"):
-        return b""
-    return wire.block(events.USER_METADATA, command.user_metadata.SerializeToString())
+    """What its event carries on of a command: what it is for, and what it belongs to."""
+    extra = b""
+    if command.HasField("user_metadata"):
+        extra = wire.block(events.USER_METADATA, command.user_metadata.SerializeToString())
+    for marker in command.event_group_markers:
+        extra += wire.block(events.GROUP_MARKERS, marker.SerializeToString())
+    return extra
 
 
 def _schedule_activity(to: _Answer, command: Command) -> None:

@@ -42,6 +42,7 @@ def _text(key: bytes) -> Callable[[str], bytes]:
 
 
 USER_METADATA = field(HistoryEvent, "user_metadata")
+GROUP_MARKERS = field(HistoryEvent, "event_group_markers")
 WORKER_MAY_IGNORE = HistoryEvent(worker_may_ignore=True).SerializeToString()
 
 

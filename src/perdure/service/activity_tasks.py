@@ -165,8 +165,9 @@ class ActivityTaskRPCs:
     async def respond_activity_task_completed_by_id(
         self, request: RespondActivityTaskCompletedByIdRequest
     ) -> RespondActivityTaskCompletedByIdResponse:
-        """As respond_activity_task_completed, by workflow id and activity id."""
-        await self._by_id(request, self._completion(request.result, request.identity))
+        """As respond_activity_task_completed, by workflow id and activity id; also unstarted."""
+        completion = self._completion(request.result, request.identity, unstarted=True)
+        await self._by_id(request, completion)
         return RespondActivityTaskCompletedByIdResponse()
 
     async def respond_activity_task_failed_by_id(
@@ -197,6 +198,8 @@ class ActivityTaskRPCs:
         node.namespaces.get(request.namespace)
         if not request.activity_id:
             raise InvalidArgument("ActivityId is not set on request.")
+        if request.run_id and not validation.is_uuid(request.run_id):
+            raise InvalidArgument("RunId is not valid UUID.")
         key = await node.executions.resolve(request.namespace, request.workflow_id, request.run_id)
         return await node.executions.transact(
             key, partial(_with_found, request.activity_id, ending)
@@ -204,12 +207,14 @@ class ActivityTaskRPCs:
 
     # -- what happens to the activity --------------------------------------------------------------
 
-    def _completion(self, result: Payloads, identity: str) -> Ending[None]:
+    def _completion(
+        self, result: Payloads, identity: str, *, unstarted: bool = False
+    ) -> Ending[None]:
         body = result.SerializeToString()
         if len(body) > self.node.settings.payload_bytes_max:
             failure = _server_failure("Complete result exceeds size limit.", retry=False)
             return partial(_fail, failure, identity, b"")
-        return partial(_complete, body, identity)
+        return partial(_complete, body, identity, unstarted)
 
     def _failure(
         self, request: RespondActivityTaskFailedRequest | RespondActivityTaskFailedByIdRequest
@@ -255,8 +260,10 @@ def _with_found(activity_id: str, ending: Ending[T], tx: Transition) -> T:
     return ending(tx, activities.find(tx.run, activity_id=activity_id))
 
 
-def _complete(result: bytes, identity: str, tx: Transition, activity: Activity) -> None:
-    activities.complete(tx, activity, result, identity)
+def _complete(
+    result: bytes, identity: str, unstarted: bool, tx: Transition, activity: Activity
+) -> None:
+    activities.complete(tx, activity, result, identity, unstarted=unstarted)
 
 
 def _fail(

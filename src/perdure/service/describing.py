@@ -187,7 +187,7 @@ def _fill_retry(made: PendingActivityInfo, activity: Activity, now_ns: int) -> N
 
 def _fill_options(made: PendingActivityInfo, activity: Activity) -> None:
     options = made.activity_options
-    options.task_queue.name = activity.queue
+    options.task_queue.name = options.task_queue.normal_name = activity.queue
     _set_length(options.schedule_to_close_timeout, activity.schedule_to_close_ns)
     _set_length(options.schedule_to_start_timeout, activity.schedule_to_start_ns)
     _set_length(options.start_to_close_timeout, activity.start_to_close_ns)

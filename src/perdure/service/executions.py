@@ -26,7 +26,7 @@ from perdure.engine.execution import Execution
 from perdure.engine.lifecycle import StartRun
 from perdure.engine.limits import Limits
 from perdure.engine.transition import Transition
-from perdure.service import records
+from perdure.service import records, validation
 from perdure.service.clock import Clock
 from perdure.service.committer import Committer
 from perdure.service.entries import Companion, Entry
@@ -148,7 +148,7 @@ class Executions:
         """The key of the run a request names. Raises InvalidArgument, NotFound."""
         if not workflow_id:
             raise InvalidArgument("WorkflowId is not set on request.")
-        if run_id and not _is_uuid(run_id):
+        if run_id and not validation.is_uuid(run_id):
             raise InvalidArgument("Invalid RunId.")
         for _ in range(self._settings.redo_max):
             key = await self.find(namespace, workflow_id, run_id)
@@ -520,7 +520,3 @@ async def _is_written(unit: Unit) -> bool:
     except Conflict:
         return False
     return True
-
-
-def _is_uuid(text: str) -> bool:
-    return len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-"

@@ -82,7 +82,7 @@ def check(run: Execution) -> None:
     state = run.state
     if not run.is_open:
         if not state.last_task_started_event_id:
-            raise FailedPrecondition("Workflow execution closed before WorkflowTaskStarted event")
+            raise WorkflowNotReady("Workflow execution closed before WorkflowTaskStarted event")
         return
     task = state.workflow_task
     if task is None and not state.last_task_started_event_id and not state.failed_task_attempts:

@@ -132,3 +132,8 @@ def retry_policy(policy: RetryPolicy) -> None:
         )
     if policy.maximum_attempts < 0:
         raise InvalidArgument("MaximumAttempts cannot be negative on retry policy.")
+
+
+def is_uuid(text: str) -> bool:
+    """Has it the form of a run id?"""
+    return len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-"

@@ -110,7 +110,7 @@ async def test_heartbeats_keep_an_attempt_alive_and_its_details(node: Harness) -
 async def test_a_cancelled_activity_hears_of_it_and_answers(node: Harness) -> None:
     task = await started(node)
     request = RespondActivityTaskCanceledRequest(namespace="default", task_token=task.task_token)
-    with pytest.raises(InvalidArgument, match="not asked to cancel"):
+    with pytest.raises(InvalidArgument, match="without activity being request canceled"):
         await node.service.respond_activity_task_canceled(request)
     await node.service.signal_workflow_execution(
         SignalWorkflowExecutionRequest(

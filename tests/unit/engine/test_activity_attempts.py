@@ -249,7 +249,7 @@ def test_cancelling_what_runs_is_told_at_the_next_heartbeat() -> None:
     begin(play, held)
     play.do(lambda tx: activities.heartbeat(tx, held, b"", False))
     assert play.result is False
-    with pytest.raises(InvalidArgument, match="not asked to cancel"):
+    with pytest.raises(InvalidArgument, match="without activity being request canceled"):
         play.do(lambda tx: activities.cancel(tx, held, b"", "me"))
     wake(play)
     play.answer(cancel(held))
