@@ -17,6 +17,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api import errors as rpc
 from perdure.sdk.activity_context import CancellationReason
+from perdure.sdk.calls import TRANSIENT
 from perdure.sdk.codecs import codec_error
 from perdure.sdk.converter import Converter
 from perdure.sdk.errors import ApplicationError, CompleteAsync, ErrorCategory, UnknownTypeError
@@ -32,6 +33,9 @@ _log = logging.getLogger("perdure.activity")
 
 _SHUTDOWN_TYPE: Final = "WorkerShutdown"
 
+_FIRST_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 5.0
+
 
 class Answers:
     """Reports results, failures and cancellations in the name of one worker."""
@@ -46,26 +50,52 @@ class Answers:
         completed: RespondActivityTaskCompletedRequest | None,
         error: BaseException | None,
     ) -> None:
-        """Tell the service how an attempt ended."""
-        task = attempt.task
+        """Tell the service how an attempt ended, as soon as it can be told.
+
+        Nobody else knows: were the answer dropped because the service cannot take it now (its disk
+        is full, say), the activity would be done again, after its whole time limit.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while not await self._told(attempt, completed, error):
+            if attempt.is_worker_shutting_down:
+                _log.error("The result of %s is lost", attempt.definition.name)
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _told(
+        self,
+        attempt: RunningActivity,
+        completed: RespondActivityTaskCompletedRequest | None,
+        error: BaseException | None,
+    ) -> bool:
+        """Try to tell; False if it should be tried again."""
         try:
             if error is None:
                 assert completed is not None
-                await self._client.calls("respond_activity_task_completed", completed)
+                request = completed
+                if self._client.converter.codec is not None:  # it rewrites what it is given
+                    request = RespondActivityTaskCompletedRequest()
+                    request.CopyFrom(completed)
+                await self._client.calls("respond_activity_task_completed", request)
             elif isinstance(error, CompleteAsync):
-                return
+                pass
             elif isinstance(error, asyncio.CancelledError):
                 await self._stopped(attempt, error)
             else:
-                await self.fail(task, error, attempt)
+                await self.fail(attempt.task, error, attempt)
         except rpc.NotFound as problem:
             _log.debug("%s is not wanted any more: %s", attempt.definition.name, problem)
         except rpc.InvalidArgument as problem:  # too large, say: fail it, so that somebody sees why
             await self._fail_oversized(attempt, problem)
+        except TRANSIENT as problem:
+            _log.warning("The result of %s has to wait: %s", attempt.definition.name, problem)
+            return False
         except rpc.RPCError as problem:
             _log.error("The result of %s is lost: %s", attempt.definition.name, problem)
         except Exception as problem:
             await self._fail_unencoded(attempt, problem)
+        return True
 
     async def _stopped(self, attempt: RunningActivity, error: asyncio.CancelledError) -> None:
         """The function ended by a cancellation: what to answer depends on who wanted it."""

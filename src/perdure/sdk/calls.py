@@ -18,9 +18,9 @@ from perdure.api import errors as rpc
 from perdure.sdk.codecs import decode_message, encode_message
 from perdure.sdk.converter import Converter
 
-__all__ = ["Calls", "is_remote"]
+__all__ = ["TRANSIENT", "Calls", "is_remote"]
 
-_TRANSIENT: Final = (rpc.Unavailable, rpc.ResourceExhausted, rpc.Aborted)
+TRANSIENT: Final = (rpc.Unavailable, rpc.ResourceExhausted, rpc.Aborted)
 """Errors after which the same request may well succeed."""
 
 _FIRST_PAUSE_S: Final = 0.1
@@ -62,7 +62,7 @@ class Calls:
         ask = getattr(self.service, method)
         try:
             response = await ask(request)
-        except _TRANSIENT as error:
+        except TRANSIENT as error:
             response = await self._asked_again(ask, request, error)
         if codec is not None and response is not None:
             own = type(response)()
@@ -86,6 +86,6 @@ class Calls:
             await asyncio.sleep(wait_s)
             try:
                 return await method(request)
-            except _TRANSIENT as error:
+            except TRANSIENT as error:
                 first = error
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

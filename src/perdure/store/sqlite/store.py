@@ -21,6 +21,7 @@ thread waits for switch intervals of 5 ms: 0.6 ms in line, 23 to 27 ms with a th
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -115,6 +116,11 @@ class SqliteStore:
         else:
             if Path(self.path).is_dir():
                 raise StoreUnavailable(f"cannot open {self.path}: it is a directory")
+            if _may(self.path, os.R_OK) and not _may(self.path, os.W_OK):
+                # SQLite would make its side files read-only as well, and leave them there.
+                raise StoreUnavailable(
+                    f"{self.path} is read-only: check the permissions of file and directory"
+                )
             self._hold = Hold(Path(self.path).absolute())
             self._write_db = connect(self.path, writable=True)
             schema.migrate(self._write_db, self.path)
@@ -385,3 +391,7 @@ def _checkpoint(db: sqlite3.Connection) -> int:
         return int(pages)
     except sqlite3.Error:
         return 0  # e.g. a full disk: the log keeps everything, and a later checkpoint tries again
+
+
+def _may(path: str, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
