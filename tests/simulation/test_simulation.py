@@ -13,7 +13,7 @@ from perdure.store.contract import Store, Unit, Write
 
 from .simulate import simulate
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "800"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "2000"))
 CHUNK = 25
 PLANTED = range(60)
 
