@@ -90,7 +90,7 @@ def schedule(
 ) -> Activity:
     """Apply a validated ScheduleActivityTask command."""
     info = tx.run.info
-    to_close, to_start, start_to_close, heartbeat = _timeouts(command, info.run_timeout_ns)
+    to_close, to_start, start_to_close, heartbeat = timeouts(command, info.run_timeout_ns)
     policy, policy_bytes = DEFAULT_RETRY, _DEFAULT_RETRY_BYTES
     if command.HasField("retry_policy"):
         policy, policy_bytes = _policy(command.retry_policy.SerializeToString())
@@ -108,11 +108,11 @@ def schedule(
     body = events.activity_task_scheduled(activity, command, policy_bytes, completed_event_id)
     tx.append(_SCHEDULED, body, extra)
     tx.put(activity)
-    _offer(tx, activity)
+    offer(tx, activity)
     return activity
 
 
-def _timeouts(
+def timeouts(
     command: ScheduleActivityTaskCommandAttributes, run_timeout_ns: int
 ) -> tuple[int, int, int, int]:
     """The four timeouts with Temporal's defaults: schedule-to-close, schedule-to-start,
@@ -146,9 +146,11 @@ def _policy(serialised: bytes) -> tuple[RetryPolicy, bytes]:
     return policy, retry.message_of(policy).SerializeToString()
 
 
-def _offer(tx: Transition, activity: Activity) -> None:
+def offer(tx: Transition, activity: Activity) -> None:
     """The present attempt is ready, now or when its pause is over."""
     activity.waiting = activity.due_ns > tx.now_ns
+    if activity.paused_ns:
+        return
     if activity.waiting:
         tx.wake_at(activity.due_ns)
         return
@@ -162,7 +164,7 @@ def _offer(tx: Transition, activity: Activity) -> None:
 def offer_again(tx: Transition, activity: Activity) -> None:
     """The pause before an attempt is over."""
     if activity.waiting and activity.id in tx.run.items:
-        _offer(tx, activity)
+        offer(tx, activity)
         tx.put(activity)
 
 
@@ -345,7 +347,8 @@ def _retry(tx: Transition, activity: Activity, failure: Failure) -> int:
     deadline = 0
     if activity.schedule_to_close_ns:
         deadline = activity.scheduled_ns + activity.schedule_to_close_ns
-    pause_ns, state = retry.decide(activity.retry, activity.attempt, tx.now_ns, deadline, failure)
+    attempt = 1 if activity.reset else activity.attempt
+    pause_ns, state = retry.decide(activity.retry, attempt, tx.now_ns, deadline, failure)
     if pause_ns < 0:
         return state
     _begin_again(tx, activity, pause_ns, failure)
@@ -359,11 +362,16 @@ def _begin_again(tx: Transition, activity: Activity, pause_ns: int, failure: Fai
     activity.last_attempt_complete_ns = tx.now_ns
     activity.attempt += 1
     activity.stamp += 1
+    if activity.reset:
+        activity.attempt = 2  # the one that was reset counts as the first
+        if activity.reset_heartbeat:
+            activity.heartbeat_details = b""
+        activity.reset = activity.reset_heartbeat = False
     activity.started_ns = 0
     activity.started_identity = activity.request_id = ""
     activity.due_ns = tx.now_ns + pause_ns
     tx.put(activity)
-    _offer(tx, activity)
+    offer(tx, activity)
 
 
 def take_back(tx: Transition, activity: Activity, *, ran: bool = True) -> None:
@@ -379,7 +387,7 @@ def take_back(tx: Transition, activity: Activity, *, ran: bool = True) -> None:
         activity.started_ns = 0
         activity.started_identity = activity.request_id = ""
         tx.put(activity)
-        _offer(tx, activity)
+        offer(tx, activity)
         return
     failure = _timeout_failure(_START_TO_CLOSE)
     failure.message = "the worker process ended while the activity ran"

@@ -158,6 +158,9 @@ class Activity(Item, array_like=True, gc=False, tag=1):
     priority: bytes = b""
     user_metadata: bytes = b""
     waiting: bool = False  # the pause before the present attempt is not over
+    pause_request_id: str = ""
+    reset: bool = False  # the attempt that runs counts as the first
+    reset_heartbeat: bool = False  # the next attempt does not get the heartbeat details
 
 
 class Timer(Item, array_like=True, gc=False, tag=2):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from temporalio.api.common.v1 import Payloads
 from temporalio.api.failure.v1 import Failure
@@ -35,7 +35,7 @@ from perdure.api.errors import InvalidArgument, NotFound
 from perdure.engine import activities
 from perdure.engine.state import Activity
 from perdure.engine.transition import Transition
-from perdure.service import tokens, validation
+from perdure.service import scaling, tokens, validation
 from perdure.service.matching import ACTIVITY, Poll
 from perdure.service.tokens import TaskToken
 
@@ -59,18 +59,26 @@ ByToken = (
 )
 
 
+class Beat(NamedTuple):
+    """What a worker hears when its activity beats."""
+
+    cancel_requested: bool
+    paused: bool = False
+    reset: bool = False
+
+
 class ParkedPoll:
     """A poll that waits while its caller does something else. Await ``response`` or ``cancel``."""
 
-    __slots__ = ("_node", "_poll")
+    __slots__ = ("_node", "poll")
 
     def __init__(self, node: Node, poll: Poll) -> None:
         self._node = node
-        self._poll = poll
+        self.poll = poll
 
     async def response(self) -> PollActivityTaskQueueResponse:
         """The task, or an empty response after a minute."""
-        poll = self._poll
+        poll = self.poll
         try:
             response: PollActivityTaskQueueResponse = await poll.future
         except asyncio.CancelledError:
@@ -82,7 +90,7 @@ class ParkedPoll:
 
     def cancel(self) -> None:
         """Wait no longer; a task that is on its way goes back."""
-        self._node.give_up(self._poll)
+        self._node.give_up(self.poll)
 
 
 class ActivityTaskRPCs:
@@ -94,7 +102,8 @@ class ActivityTaskRPCs:
         self, request: PollActivityTaskQueueRequest
     ) -> PollActivityTaskQueueResponse:
         """Wait for an activity; an empty response after a minute without one."""
-        return await self.park_activity_poll(request).response()
+        parked = self.park_activity_poll(request)
+        return scaling.advised(self.node, parked.poll, await parked.response())
 
     def park_activity_poll(self, request: PollActivityTaskQueueRequest) -> ParkedPoll:
         """The same without waiting yet.
@@ -107,6 +116,7 @@ class ActivityTaskRPCs:
         validation.required(request.task_queue.name, "TaskQueue", node.settings)
         queue = node.matching.queue(request.namespace, request.task_queue.name, ACTIVITY)
         poll = Poll(queue, request.identity, CALLER.get().in_process)
+        poll.worker = request.worker_instance_key
         node.matching.park(poll)
         return ParkedPoll(node, poll)
 
@@ -143,8 +153,12 @@ class ActivityTaskRPCs:
         self, request: RecordActivityTaskHeartbeatRequest
     ) -> RecordActivityTaskHeartbeatResponse:
         """The activity is alive; the answer says whether it should stop."""
-        cancel, paused = await self._by_token(request, self._heartbeat(request))
-        return RecordActivityTaskHeartbeatResponse(cancel_requested=cancel, activity_paused=paused)
+        beat = await self._by_token(request, self._heartbeat(request))
+        return RecordActivityTaskHeartbeatResponse(
+            cancel_requested=beat.cancel_requested,
+            activity_paused=beat.paused,
+            activity_reset=beat.reset,
+        )
 
     def _of_token(
         self, request: ByToken, ending: Ending[T]
@@ -188,9 +202,11 @@ class ActivityTaskRPCs:
         self, request: RecordActivityTaskHeartbeatByIdRequest
     ) -> RecordActivityTaskHeartbeatByIdResponse:
         """As record_activity_task_heartbeat, by workflow id and activity id."""
-        cancel, paused = await self._by_id(request, self._heartbeat(request))
+        beat = await self._by_id(request, self._heartbeat(request))
         return RecordActivityTaskHeartbeatByIdResponse(
-            cancel_requested=cancel, activity_paused=paused
+            cancel_requested=beat.cancel_requested,
+            activity_paused=beat.paused,
+            activity_reset=beat.reset,
         )
 
     async def _by_id(self, request: ById, ending: Ending[T]) -> T:
@@ -233,7 +249,7 @@ class ActivityTaskRPCs:
     def _heartbeat(
         self,
         request: RecordActivityTaskHeartbeatRequest | RecordActivityTaskHeartbeatByIdRequest,
-    ) -> Ending[tuple[bool, bool]]:
+    ) -> Ending[Beat]:
         details = request.details.SerializeToString()
         if len(details) > self.node.settings.payload_bytes_max:
             failure = _server_failure("Heartbeat details exceed size limit.", retry=False)
@@ -276,18 +292,14 @@ def _cancel(details: bytes, identity: str, tx: Transition, activity: Activity) -
     activities.cancel(tx, activity, details, identity)
 
 
-def _beat(
-    details: bytes, has_details: bool, tx: Transition, activity: Activity
-) -> tuple[bool, bool]:
+def _beat(details: bytes, has_details: bool, tx: Transition, activity: Activity) -> Beat:
     cancel = activities.heartbeat(tx, activity, details, has_details)
-    return cancel, activity.paused_ns > 0
+    return Beat(cancel, activity.paused_ns > 0, activity.reset)
 
 
-def _fail_and_stop(
-    failure: Failure, identity: str, tx: Transition, activity: Activity
-) -> tuple[bool, bool]:
+def _fail_and_stop(failure: Failure, identity: str, tx: Transition, activity: Activity) -> Beat:
     activities.fail(tx, activity, failure, identity)
-    return True, False
+    return Beat(True)
 
 
 def _server_failure(message: str, *, retry: bool) -> Failure:

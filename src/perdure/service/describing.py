@@ -142,7 +142,7 @@ def pending_activity(activity: Activity, now_ns: int) -> PendingActivityInfo:
     made.activity_id = activity.activity_id
     made.activity_type.name = activity.activity_type
     made.state = activity_state(activity)
-    made.attempt = activity.attempt
+    made.attempt = 1 if activity.reset else activity.attempt
     made.maximum_attempts = activity.retry.maximum_attempts if activity.retry else 0
     if activity.schedule_to_close_ns:
         made.expiration_time.CopyFrom(

@@ -73,6 +73,8 @@ class Poll:
         advance, evict: see Advance and Evict.
         task: what was started for it: (key, scheduled event id), once matched.
         alarm: rings for a caller that leaves early.
+        parked_ns: when it began to wait.
+        worker: the instance key of the worker, if it says so.
     """
 
     __slots__ = (
@@ -83,9 +85,11 @@ class Poll:
         "future",
         "identity",
         "in_process",
+        "parked_ns",
         "queue",
         "request_id",
         "task",
+        "worker",
     )
 
     def __init__(
@@ -103,7 +107,9 @@ class Poll:
         self.evict = evict
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.deadline_ns = 0
+        self.parked_ns = 0
         self.alarm: Alarm | None = None
+        self.worker = ""
         self.request_id = ""
         self.task: tuple[int, int] | None = None
 
@@ -261,7 +267,7 @@ class Matching:
                 f"Task queue {queue.key.name!r} has {len(queue.polls)} parked polls, the limit "
                 "(task_queue_polls_max)."
             )
-        now_ns = self._clock.now_ns()
+        poll.parked_ns = now_ns = self._clock.now_ns()
         queue.note(poll.identity, now_ns)
         expiry_ns = now_ns + self._settings.long_poll_ns
         poll.deadline_ns = until(now_ns, self._settings.long_poll_ns)
@@ -413,6 +419,12 @@ class Matching:
         for poll in list(queue.polls):
             self._expire(poll)
         queue.retired = True
+
+    def release_worker(self, queue: TaskQueue, worker: str) -> None:
+        """One worker of a queue shuts down: its polls are answered empty."""
+        for poll in list(queue.polls):
+            if poll.worker == worker:
+                self._expire(poll)
 
     def _purge(self) -> None:
         """Forget queues that nobody used for long."""

@@ -254,6 +254,9 @@ def _fill_info(info: NamespaceInfo, namespace: Namespace) -> None:
     info.capabilities.eager_workflow_start = True
     info.capabilities.sync_update = True
     info.capabilities.async_update = True
+    info.capabilities.worker_heartbeats = True
+    info.capabilities.worker_poll_complete_on_shutdown = True
+    info.capabilities.poller_autoscaling = True
     info.limits.blob_size_limit_error = 2 * 1024 * 1024
     info.limits.memo_size_limit_error = 2 * 1024 * 1024
 

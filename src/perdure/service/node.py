@@ -25,6 +25,7 @@ from perdure.service.namespaces import Namespaces
 from perdure.service.queries import QueryTasks
 from perdure.service.settings import Settings
 from perdure.service.starting import Starting
+from perdure.service.workers import Workers
 from perdure.service.workflow_service import WorkflowService
 from perdure.store.contract import Store, StoreError
 
@@ -88,6 +89,7 @@ class Node:
         self.executions.committer.uncertain = self._look_again
         self.companions = Companions(self.executions)
         self.query_tasks = QueryTasks()
+        self.workers = Workers(self.clock, self.settings)
         self.purger = Purger(self)
         self.service = WorkflowService(self)
         self._looking = False

@@ -49,6 +49,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         queue_idle_ns: an empty queue that nobody polls is forgotten after this.
         history_page_bytes: history sent along with a workflow task; the rest is fetched by page.
 
+    Workers:
+
+    Attributes:
+        workers_max: workers that are remembered; the one not heard of for longest goes first.
+        worker_seen_ns: a worker that sent no heartbeat for this long is forgotten.
+
     Background work:
 
     Attributes:
@@ -78,6 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fused_rounds_max: int = 16
     queue_idle_ns: int = 3_600 * SECOND_NS
     history_page_bytes: int = 2 * 1024 * 1024
+
+    workers_max: int = 100_000
+    worker_seen_ns: int = 24 * 3_600 * SECOND_NS
 
     alarm_batch: int = 100  # more would find no free slot, and wait as rows
     outbox_window: int = 10_000

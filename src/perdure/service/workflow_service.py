@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from temporalio.api.workflowservice.v1 import request_response_pb2
 
 from perdure.api.errors import Unimplemented
+from perdure.service.activity_control import ActivityControlRPCs
 from perdure.service.activity_tasks import ActivityTaskRPCs
 from perdure.service.deleting import DeleteRPCs
 from perdure.service.describing import DescribeRPCs
@@ -22,6 +23,7 @@ from perdure.service.starting import StartRPCs
 from perdure.service.system import SystemRPCs
 from perdure.service.task_queues import TaskQueueRPCs
 from perdure.service.visibility import VisibilityRPCs
+from perdure.service.workers import WorkerRPCs
 from perdure.service.workflow_tasks import WorkflowTaskRPCs
 
 if TYPE_CHECKING:
@@ -42,9 +44,9 @@ RPCS = _rpc_names()
 
 
 class WorkflowService(
-    StartRPCs, WorkflowTaskRPCs, ActivityTaskRPCs, SignalRPCs, MultiOperationRPCs, QueryRPCs,
-    HistoryRPCs, DescribeRPCs, VisibilityRPCs, ResetRPCs, DeleteRPCs, TaskQueueRPCs, SystemRPCs,
-    OperatorRPCs, NamespaceRPCs,
+    StartRPCs, WorkflowTaskRPCs, ActivityTaskRPCs, ActivityControlRPCs, SignalRPCs,
+    MultiOperationRPCs, QueryRPCs, HistoryRPCs, DescribeRPCs, VisibilityRPCs, ResetRPCs, DeleteRPCs,
+    TaskQueueRPCs, WorkerRPCs, SystemRPCs, OperatorRPCs, NamespaceRPCs,
 ):  # fmt: skip
     """One async method per RPC: takes the request message, returns the response message.
 

@@ -24,7 +24,7 @@ from perdure.api.errors import InvalidArgument
 from perdure.engine import workflow_tasks
 from perdure.engine.commands import CompletedTask
 from perdure.engine.transition import Transition
-from perdure.service import completing, tokens, validation
+from perdure.service import completing, scaling, tokens, validation
 from perdure.service.dispatch import HandOut, ready_activity, ready_workflow_task
 from perdure.service.matching import ACTIVITY, WORKFLOW, Advance, Evict, Poll
 from perdure.service.tokens import TaskToken
@@ -58,9 +58,10 @@ class WorkflowTaskRPCs:
         validation.required(name, "TaskQueue", node.settings)
         queue = node.matching.queue(request.namespace, name, WORKFLOW)
         poll = Poll(queue, request.identity, CALLER.get().in_process, advance, evict)
+        poll.worker = request.worker_instance_key
         response = await node.wait_for_task(poll)
         assert isinstance(response, PollWorkflowTaskQueueResponse)
-        return response
+        return scaling.advised(node, poll, response)
 
     async def respond_workflow_task_completed(
         self, request: RespondWorkflowTaskCompletedRequest
@@ -123,12 +124,27 @@ class WorkflowTaskRPCs:
         """A worker stops: its polls end, and what waits on its sticky queue goes to others."""
         node = self.node
         node.namespaces.get(request.namespace)
+        self._note_stopped(request)
         if request.sticky_task_queue:
             queue = node.matching.known(request.namespace, request.sticky_task_queue, WORKFLOW)
             if queue is not None:
                 node.matching.retire(queue)
                 await node.dispatcher.redirect(queue)
         return ShutdownWorkerResponse()
+
+    def _note_stopped(self, request: ShutdownWorkerRequest) -> None:
+        """Its last heartbeat, and the polls that it named itself in."""
+        node, worker = self.node, request.worker_instance_key
+        if request.HasField("worker_heartbeat"):
+            node.workers.note(request.namespace, request.worker_heartbeat)
+        if not worker:
+            return
+        node.workers.stop(request.namespace, worker)
+        for name in {request.task_queue, request.sticky_task_queue} - {""}:
+            for kind in (WORKFLOW, ACTIVITY):
+                queue = node.matching.known(request.namespace, name, kind)
+                if queue is not None:
+                    node.matching.release_worker(queue, worker)
 
 
 class _Completion:

@@ -40,19 +40,20 @@ async def test_the_raw_client_can_behave(stage: Stage) -> None:
 # -- bytes that are not HTTP/2 ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "greeting",
-    [
-        b"",
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),  # TLS
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 2_000,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff\xff\xff\x04\x00\x00\x00\x00\x00",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-        b"\x00\x00\x05\x01\x04\x00\x00\x00\x01\xff\xff\xff\xff\xff",  # no HPACK
-        random.Random(1).randbytes(4_096),
-    ],
-)
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+NOISE = {
+    "nothing": b"",
+    "http1": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+    "ones": _PREFACE + b"\xff" * 2_000,
+    "huge frame": _PREFACE + b"\xff\xff\xff\x04\x00\x00\x00\x00\x00",
+    "no hpack": _PREFACE + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+    b"\x00\x00\x05\x01\x04\x00\x00\x00\x01\xff\xff\xff\xff\xff",
+    "random": random.Random(1).randbytes(4_096),
+}
+
+
+@pytest.mark.parametrize("greeting", NOISE.values(), ids=NOISE)
 async def test_noise(stage: Stage, greeting: bytes) -> None:
     reader, writer = await asyncio.open_connection(*stage.address.split(":"))
     writer.write(greeting)
@@ -146,9 +147,15 @@ async def test_a_message_that_claims_to_be_huge(stage: Stage, claimed: int) -> N
     assert answer is None or answer["grpc-status"] != OK
 
 
-@pytest.mark.parametrize(
-    "data", [b"no gzip at all", gzip.compress(b"\x0a\x01x")[:-6], b"\x1f\x8b\x08", b"\x1f\x8b" * 50]
-)
+BAD_GZIP = {
+    "none at all": b"no gzip at all",
+    "cut off": gzip.compress(b"\x0a\x01x", mtime=0)[:-6],
+    "head": b"\x1f\x8b\x08",
+    "magic": b"\x1f\x8b" * 50,
+}
+
+
+@pytest.mark.parametrize("data", BAD_GZIP.values(), ids=BAD_GZIP)
 async def test_bad_gzip(stage: Stage, data: bytes) -> None:
     async with Raw(stage.address) as raw:
         answer = await raw.call(NAMESPACE, frame(data, compressed=True), grpc_encoding="gzip")
