@@ -242,9 +242,7 @@ ABANDON = ActivityCancellationType.ABANDON
         ("abandon", ABANDON, [], "Canceled"),
     ],
 )
-async def test_cancelled_in_an_activity(
-    key: str, kind: int, between: list[str], last: str
-) -> None:
+async def test_cancelled_in_an_activity(key: str, kind: int, between: list[str], last: str) -> None:
     async with (
         environment() as env,
         env.client.worker(

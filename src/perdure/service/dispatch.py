@@ -353,6 +353,12 @@ class Dispatcher:
                 queue.rows.appendleft(row)
 
     def _claim_now(self, queue: TaskQueue, row: TaskRow, entry: Entry) -> None:
+        # Forgotten first: a task that ends the run within this transition must not drop it, too.
+        if row.kind == WORKFLOW:
+            if entry.workflow_row == (row.stamp, row.id):
+                entry.workflow_row = None
+        elif entry.activity_rows.get(row.scheduled_event_id) == (row.stamp, row.id):
+            del entry.activity_rows[row.scheduled_event_id]
         try:
             _, unit = self._executions.apply(entry, partial(_requeue, row), gather=False)
         except Exception:
@@ -361,11 +367,6 @@ class Dispatcher:
             self._matching.pump_later(queue)
             return
         unit.writes[row.key].drop_task(row.id)
-        if row.kind == WORKFLOW:
-            if entry.workflow_row == (row.stamp, row.id):
-                entry.workflow_row = None
-        elif entry.activity_rows.get(row.scheduled_event_id) == (row.stamp, row.id):
-            del entry.activity_rows[row.scheduled_event_id]
         unit.undo.append(partial(self._return_row, queue, row))
         if queue.failures:
             unit.done.append(partial(queue.failures.pop, row.id, None))

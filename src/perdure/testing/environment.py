@@ -25,6 +25,10 @@ from perdure.testing.skipping import SkippingClock
 __all__ = ["Environment", "environment"]
 
 _LOOK_EVERY_S: Final = 0.001
+_GRACE_S: Final = 0.1
+"""How long a task waits in real time for a queue's first worker, before time is skipped."""
+
+_Queue = tuple[str, str, int]
 
 
 class Environment:
@@ -43,6 +47,7 @@ class Environment:
         self._clock = clock
         self._waiting = 0
         self._wake_at_ns: list[int] = []
+        self._grace_until_s: dict[_Queue, float] = {}
         self._skipper: asyncio.Task[None] | None = None
 
     def now(self) -> datetime:
@@ -78,7 +83,7 @@ class Environment:
         idle = 0
         while self._waiting:
             await asyncio.sleep(_LOOK_EVERY_S)
-            idle = 0 if is_busy(self._node) else idle + 1
+            idle = 0 if is_busy(self._node) or self._may_get_a_worker() else idle + 1
             if idle >= 2:  # not between two steps of something
                 idle = 0
                 next_ns = await self._node.store.next_alarm()
@@ -86,6 +91,14 @@ class Environment:
                 if times and self._waiting and not is_busy(self._node):
                     self._clock.skip_to(min(times))
         self._skipper = None
+
+    def _may_get_a_worker(self) -> bool:
+        """Whether a task waits for a worker that may only just be starting; not so for ever."""
+        now_s = asyncio.get_running_loop().time()
+        waiting = [queue for run in self._node.executions.cached_runs() for queue in _ready(run)]
+        return any(
+            now_s < self._grace_until_s.setdefault(queue, now_s + _GRACE_S) for queue in waiting
+        )
 
     async def close(self) -> None:
         """Stop skipping."""
@@ -105,17 +118,30 @@ def _is_worked_on(node: Node, run: Any) -> bool:
     if not run.is_open:
         return False
     task = run.state.workflow_task
-    ready = task is not None and not task.due_ns
-    if ready and (task.started_ns or _has_poller(node, run, task.queue, 1)):
+    if task is not None and task.started_ns:
         return True
-    return any(
-        activity.started_ns or (not activity.waiting and _has_poller(node, run, activity.queue, 2))
+    if any(activity.started_ns for activity in run.activities.values()):
+        return True
+    return any(_has_poller(node, queue) for queue in _ready(run))
+
+
+def _ready(run: Any) -> list[_Queue]:
+    """The queues on which tasks of a run wait to be taken."""
+    if not run.is_open:
+        return []
+    task, namespace = run.state.workflow_task, run.info.namespace
+    found = [
+        (namespace, activity.queue, 2)
         for activity in run.activities.values()
-    )
+        if not activity.started_ns and not activity.waiting
+    ]
+    if task is not None and not task.due_ns and not task.started_ns:
+        found.append((namespace, task.queue, 1))
+    return found
 
 
-def _has_poller(node: Node, run: Any, queue: str, kind: int) -> bool:
-    known = node.matching.known(run.info.namespace, queue, kind)
+def _has_poller(node: Node, queue: _Queue) -> bool:
+    known = node.matching.known(*queue)
     return known is not None and bool(known.polls)
 
 
