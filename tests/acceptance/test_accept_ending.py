@@ -196,7 +196,7 @@ async def _cancelled_in_activity(client: Client, flow: Any, *args: Any) -> Workf
     key = args[0]
     ASKED.pop(key, None)
     handle = await client.start(flow, *args, id=f"in-activity-{key}")
-    while ASKED.get(key) != "began":
+    while ASKED.get(key) != "began":  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await handle.cancel()
     return handle
@@ -382,5 +382,5 @@ async def test_a_deleted_run_leaves_the_others_of_its_id() -> None:
 
 async def _until(handle: WorkflowHandle[Any], word: str, times: int = 1) -> None:
     """Wait until the run's story has a word so often."""
-    while (await story(handle)).count(word) < times:
+    while (await story(handle)).count(word) < times:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
