@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import WorkflowTaskFailedCause as Cause
 
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import duration_ns
-from perdure.engine import children, cron, external, retry, timers
+from perdure.engine import children, closing, cron, external, retry, timers
 from perdure.engine.bad_command import BadCommand
 from perdure.engine.execution import Execution
 from perdure.engine.limits import Limits
@@ -187,8 +187,14 @@ def _upsert(plan: Plan, command: Command) -> None:
 
 def _modify(plan: Plan, command: Command) -> None:
     wanted = command.modify_workflow_properties_command_attributes
+    where = "ModifyWorkflowPropertiesCommand"
     if not wanted.HasField("upserted_memo"):
-        raise BadCommand(_MODIFY, "UpsertedMemo is not set on ModifyWorkflowPropertiesCommand.")
+        raise BadCommand(_MODIFY, f"UpsertedMemo is not set on {where}.")
+    memo = wanted.upserted_memo
+    size_bytes = memo.ByteSize()
+    if len(plan.run.memo) + size_bytes > plan.limits.payload_bytes_max:  # some may be replaced
+        size_bytes = len(closing.merged_memo(plan.run.memo, memo))
+    _size(plan, _MODIFY, f"the memo with {where}", size_bytes)
 
 
 def _size(plan: Plan, cause: int, where: str, size_bytes: int) -> None:
