@@ -129,7 +129,7 @@ def _is_public_name(tree: ast.AST, module: str) -> bool:
         ("perdure.api.errors", "from perdure import sdk"),
         ("perdure.sdk.converter", "import temporalio.converter"),
         ("perdure.cli.main", "import perdure.server.grpc"),
-        ("perdure.store.memory", "from perdure.connect import connect"),
+        ("perdure.store.memory", "from perdure.connecting import connect"),
     ],
 )
 def test_a_wrong_import_is_found(module: str, text: str) -> None:
@@ -141,7 +141,7 @@ def test_a_wrong_import_is_found(module: str, text: str) -> None:
     [
         ("perdure.engine.timers", "from perdure.api.errors import RPCError"),
         ("perdure.service.node", "from perdure.engine import state"),
-        ("perdure.connect", "from perdure.service import node\nfrom perdure.sdk import client"),
+        ("perdure.connecting", "from perdure.service import node\nfrom perdure.sdk import client"),
         ("perdure.sdk.client", "from temporalio.api.common.v1 import Payload"),
     ],
 )

@@ -108,7 +108,7 @@ async def _within(
 
 def run_loop(work: Coroutine[Any, Any, None]) -> None:
     """Run one coroutine to its end, on the fastest loop there is."""
-    from perdure.connect import loop_factory
+    from perdure.connecting import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(work)

@@ -69,7 +69,7 @@ def file_of(db: str) -> Path | None:
     Raises:
         Misused: it names neither.
     """
-    from perdure.connect import parse_target
+    from perdure.connecting import parse_target
 
     try:
         parsed = parse_target(db if "://" in db else f"{_URL}{db}")

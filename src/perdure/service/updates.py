@@ -25,9 +25,8 @@ from perdure.engine import updates as engine_updates
 from perdure.engine import workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED, Found
-from perdure.service import validation, waiting
+from perdure.service import waiting
 from perdure.service.companion import PendingUpdate, Unblocked
-from perdure.service.settings import Settings
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -49,7 +48,7 @@ class Reached(NamedTuple):
 # -- the request -----------------------------------------------------------------------------------
 
 
-def check(request: UpdateWorkflowExecutionRequest, settings: Settings) -> None:
+def check(request: UpdateWorkflowExecutionRequest) -> None:
     """Raises InvalidArgument, or PermissionDenied for a stage that nobody can wait for."""
     if not request.HasField("workflow_execution"):
         raise InvalidArgument("Execution is not set on request.")
@@ -61,7 +60,6 @@ def check(request: UpdateWorkflowExecutionRequest, settings: Settings) -> None:
         raise InvalidArgument("Update input is not set on request.")
     if not request.request.input.name:
         raise InvalidArgument("Update name is not set on request.")
-    validation.payload(request.request.input, "update input", settings)
     if request.wait_policy.lifecycle_stage == ADMITTED:
         raise PermissionDenied(
             "UpdateWorkflowExecution issued asynchronously and waiting on update admitted "
@@ -117,7 +115,7 @@ class UpdateRPCs:
         """
         node = self.node
         node.namespaces.get(request.namespace)
-        check(request, node.settings)
+        check(request)
         update = with_id(request.request)
         deadline_ns = until(node.clock.now_ns(), SOFT_TIMEOUT_NS)
         wanted = request.wait_policy.lifecycle_stage

@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.caller import CALLER
-from perdure.api.errors import InvalidArgument, NotFound
+from perdure.api.errors import InvalidArgument
 from perdure.engine import workflow_tasks
 from perdure.engine.commands import CompletedTask
 from perdure.engine.transition import Transition
@@ -98,8 +98,6 @@ class WorkflowTaskRPCs:
             return RespondWorkflowTaskFailedResponse()
 
         def fail(tx: Transition) -> None:
-            if not tx.run.is_open:
-                raise NotFound("workflow execution already completed")
             _check(tx, token, request.namespace)
             completing.apply(tx, request, node.namespaces, None)
 
@@ -201,9 +199,8 @@ class _Completion:
                 if ready_workflow_task(entry.run, ref.scheduled_event_id, ref.stamp) is None:
                     continue
                 tx.tasks.remove(ref)
-                caller = self._caller(ref.queue, WORKFLOW, in_process)
                 self._hand_out = self._node.dispatcher.start_workflow_task(
-                    entry, tx, caller, goes_on=True
+                    entry, tx, self._caller(ref.queue, WORKFLOW, in_process)
                 )
                 return
 

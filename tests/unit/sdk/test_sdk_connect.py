@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure.connect import Target, parse_target
+from perdure.connecting import Target, parse_target
 from perdure.sdk.client import Client
 
 
