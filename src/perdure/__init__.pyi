@@ -70,6 +70,7 @@ from .sdk.search_attributes import (
 )
 from .sdk.starting import StartOptions
 from .sdk.worker import Worker
+from .sdk.worker_options import WorkerOptions
 from .sdk.workflow import ChildHandle, ChildOptions, WorkflowInfo, workflow
 
 __all__ = [
@@ -131,6 +132,7 @@ __all__ = [
     "UpdateWaitStage",
     "UsageError",
     "Worker",
+    "WorkerOptions",
     "WorkflowAlreadyStartedError",
     "WorkflowContinuedAsNewError",
     "WorkflowCount",

@@ -39,7 +39,8 @@ from perdure.sdk.starting import StartFields, start_call, target_of
 from perdure.sdk.update_with_start import update_with_start
 
 if TYPE_CHECKING:
-    from perdure.sdk.worker import Worker, WorkerFields
+    from perdure.sdk.worker import Worker
+    from perdure.sdk.worker_options import WorkerFields
 
 __all__ = ["Client", "UpdateHandle", "WorkflowHandle"]
 
@@ -318,7 +319,7 @@ class Client:
         )
 
     def worker(self, task_queue: str | None = None, **options: Unpack[WorkerFields]) -> Worker:
-        """A worker for this client's namespace; see `Worker` for the options.
+        """A worker for this client's namespace; see `WorkerOptions`.
 
         Without lists it runs every workflow and activity that was defined so far.
 

@@ -9,47 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Unpack
 
 from perdure.sdk.activity import Activity
 from perdure.sdk.activity_worker import ActivityWorker
-from perdure.sdk.interceptors import Interceptor, WorkflowInterceptor
+from perdure.sdk.interceptors import WorkflowInterceptor
 from perdure.sdk.options import DEFAULT_TASK_QUEUE, check_name
 from perdure.sdk.registry import ACTIVITIES, WORKFLOWS, by_name
 from perdure.sdk.runtime.processor import WorkflowTaskProcessor
+from perdure.sdk.worker_options import WorkerFields, WorkerOptions
 from perdure.sdk.workflow.definition import WorkflowDefinition, definition_of
 
 if TYPE_CHECKING:
     from perdure.sdk.client import Client
 
-__all__ = ["Worker", "WorkerFields", "defined_in"]
+__all__ = ["Worker", "defined_in"]
 
 _log = logging.getLogger("perdure.worker")
-
-DEFAULT_GRACE: Final = timedelta(seconds=10)
-
-
-class WorkerFields(TypedDict, total=False):
-    """The options of `Worker` as keyword arguments."""
-
-    workflows: Iterable[Any] | None
-    activities: Iterable[Any] | None
-    interceptors: Sequence[Interceptor]
-    identity: str | None
-    max_concurrent_activities: int
-    max_concurrent_local_activities: int
-    max_concurrent_workflow_tasks: int
-    max_processes: int | None
-    max_cached_runs: int
-    max_activities_per_second: float | None
-    pollers: int
-    graceful_shutdown_timeout: timedelta
-    workflow_failure_exception_types: Sequence[type[BaseException]]
 
 
 class Worker:
@@ -60,82 +39,40 @@ class Worker:
     Args:
         client: whose service, namespace, converter and interceptors are used.
         task_queue: default: the client's, else "default".
-        workflows: what ``@workflow`` made; default: all that was defined so far.
-        activities: what ``@activity`` made, bound methods, or instances with such methods;
-            default: all functions that were defined so far.
-        interceptors: inside of the client's.
-        identity: who works, for histories; default: the client's.
-        max_concurrent_activities: how many run at a time.
-        max_concurrent_local_activities: the same for local ones.
-        max_concurrent_workflow_tasks: how many are worked on at a time.
-        max_processes: child processes for activities with ``executor="process"``; default: one a
-            CPU.
-        max_cached_runs: how many runs are kept in memory; others are replayed when they go on.
-        max_activities_per_second: limit for the whole task queue, over all its workers.
-        pollers: polls open at a time for each kind of task, of a remote service.
-        graceful_shutdown_timeout: how long running activities may take to finish at the end. What
-            is left then is cancelled, and failed so that another worker takes it at once.
-        workflow_failure_exception_types: exceptions that fail a run, in place of its workflow task.
+        given: see `WorkerOptions`.
 
     Raises:
         TypeError, ValueError: naming the argument that is wrong.
     """
 
     def __init__(
-        self,
-        client: Client,
-        task_queue: str | None = None,
-        *,
-        workflows: Iterable[Any] | None = None,
-        activities: Iterable[Any] | None = None,
-        interceptors: Sequence[Interceptor] = (),
-        identity: str | None = None,
-        max_concurrent_activities: int = 100,
-        max_concurrent_local_activities: int = 100,
-        max_concurrent_workflow_tasks: int = 100,
-        max_processes: int | None = None,
-        max_cached_runs: int = 1000,
-        max_activities_per_second: float | None = None,
-        pollers: int = 5,
-        graceful_shutdown_timeout: timedelta = DEFAULT_GRACE,
-        workflow_failure_exception_types: Sequence[type[BaseException]] = (),
+        self, client: Client, task_queue: str | None = None, **given: Unpack[WorkerFields]
     ) -> None:
         check_name("task_queue", task_queue)
-        check_name("identity", identity)
-        _check_limits(
-            max_concurrent_activities=max_concurrent_activities,
-            max_concurrent_local_activities=max_concurrent_local_activities,
-            max_concurrent_workflow_tasks=max_concurrent_workflow_tasks,
-            pollers=pollers,
-            max_processes=1 if max_processes is None else max_processes,
-        )
-        if max_cached_runs < 0:
-            raise ValueError(f"max_cached_runs: 0 or more, got {max_cached_runs}")
-        if graceful_shutdown_timeout < timedelta(0):
-            raise ValueError(
-                f"graceful_shutdown_timeout: not negative, got {graceful_shutdown_timeout}"
-            )
+        options = WorkerOptions(**given)
         self.client = client
         self.task_queue = task_queue or client.task_queue or DEFAULT_TASK_QUEUE
-        self.identity = identity or client.identity
-        self.workflows = workflow_definitions(WORKFLOWS if workflows is None else workflows)
-        self.activities = activity_definitions(activities)
+        self.identity = options.identity or client.identity
+        chosen = WORKFLOWS if options.workflows is None else options.workflows
+        self.workflows = workflow_definitions(chosen)
+        self.activities = activity_definitions(options.activities)
         if not self.workflows and not self.activities:
             raise ValueError("workflows, activities: nothing is defined for this worker to run")
-        self._grace_s = graceful_shutdown_timeout.total_seconds()
-        every = (*client.interceptors, *interceptors)
+        self._grace_s = options.graceful_shutdown_timeout.total_seconds()
+        every = (*client.interceptors, *options.interceptors)
         self._activity_worker = ActivityWorker(
             client,
             self.task_queue,
             self.activities,
             interceptors=every,
             identity=self.identity,
-            slots=max_concurrent_activities,
-            pollers=pollers,
-            local_slots=max_concurrent_local_activities,
-            process_slots=max_processes or os.cpu_count() or 1,
-            tasks_per_second=max_activities_per_second,
+            slots=options.max_concurrent_activities,
+            pollers=options.pollers,
+            local_slots=options.max_concurrent_local_activities,
+            process_slots=options.processes,
+            tasks_per_second=options.max_activities_per_second,
         )
+        eager = self._activity_worker.takes_eagerly
         self._workflow_worker = WorkflowTaskProcessor(
             client.service,
             namespace=client.namespace,
@@ -144,14 +81,13 @@ class Worker:
             workflows=self.workflows,
             converter=client.converter,
             interceptors=[i for i in every if isinstance(i, WorkflowInterceptor)],
-            max_cached_runs=max_cached_runs,
-            pollers=pollers,
-            max_concurrent_tasks=max_concurrent_workflow_tasks,
+            max_cached_runs=options.max_cached_runs,
+            pollers=options.pollers,
+            max_concurrent_tasks=options.max_concurrent_workflow_tasks,
             run_local_activity=self._activity_worker.run_local,
-            take_activities=(
-                self._activity_worker.take if self._activity_worker.takes_eagerly else None
-            ),
-            failure_exception_types=tuple(workflow_failure_exception_types),
+            take_activities=self._activity_worker.take if eager else None,
+            failure_exception_types=tuple(options.workflow_failure_exception_types),
+            deadlock_timeout_s=options.deadlock_timeout_s,
         )
         self._running: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -314,9 +250,3 @@ def _methods(instance: Any) -> list[Activity[..., Any]]:
     kind = type(instance)
     names = [n for n in dir(kind) if isinstance(getattr(kind, n, None), Activity)]
     return [getattr(instance, name) for name in names]
-
-
-def _check_limits(**limits: int) -> None:
-    for argument, value in limits.items():
-        if value < 1:
-            raise ValueError(f"{argument}: 1 or more, got {value}")

@@ -18,7 +18,7 @@ class _Blocker:
     """A workflow that blocks in Python code until the watchdog has looked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.watchdog = Watchdog(warn_after_s=2, raise_after_s=20)
+        self.watchdog = Watchdog()
         monkeypatch.setattr(run_module, "WATCHDOG", self.watchdog)
         self.inside = threading.Event()
         self.looked = threading.Event()
@@ -106,7 +106,7 @@ def test_a_long_block_fails_the_task_and_leaves_the_thread_alone(
 
 
 def test_an_exception_that_comes_too_late_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    watchdog = Watchdog(warn_after_s=2, raise_after_s=20)
+    watchdog = Watchdog()
     slot = watchdog.enter(None)  # type: ignore[arg-type]
     count = slot.count
     watchdog.check(1.0)
@@ -117,9 +117,9 @@ def test_an_exception_that_comes_too_late_is_taken_back(monkeypatch: pytest.Monk
 
 
 def test_the_thread_ends_with_the_last_worker() -> None:
-    watchdog = Watchdog(warn_after_s=0.02, raise_after_s=20)
-    watchdog.start()
-    watchdog.start()
+    watchdog = Watchdog()
+    watchdog.start(20)
+    watchdog.start(0.4)
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("perdure-watchdog") >= 1
     watchdog.stop()

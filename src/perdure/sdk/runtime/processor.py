@@ -64,6 +64,7 @@ class WorkflowTaskProcessor:
         take_activities: is given activities that came with the answer to a workflow task; without
             it none are asked for.
         failure_exception_types: exceptions that fail a run instead of its workflow task.
+        deadlock_timeout_s: how long workflow code may run without waiting.
 
     Raises:
         ValueError: naming the argument that is out of range, or two workflows of one name.
@@ -87,6 +88,7 @@ class WorkflowTaskProcessor:
         run_local_activity: RunLocalActivity | None = None,
         take_activities: Callable[[Sequence[PollActivityTaskQueueResponse]], None] | None = None,
         failure_exception_types: Sequence[type[BaseException]] = (),
+        deadlock_timeout_s: float = 20.0,
     ) -> None:
         if pollers < 1:
             raise ValueError(f"pollers: 1 or more, got {pollers}")
@@ -108,6 +110,7 @@ class WorkflowTaskProcessor:
             failure_exception_types=failure_exception_types,
             eager_activities=take_activities is not None,
         )
+        self._settings.deadlock_timeout_s = deadlock_timeout_s
         self._handler = TaskHandler(
             service,
             self._settings,
@@ -143,7 +146,7 @@ class WorkflowTaskProcessor:
         if self._polling:
             raise RuntimeError("WorkflowTaskProcessor.run() was called before")
         guards.arm()
-        WATCHDOG.start()
+        WATCHDOG.start(self._settings.deadlock_timeout_s)
         try:
             for number in range(self._pollers):
                 self._poll_in_background(self._task_queue, False, number)

@@ -24,6 +24,7 @@ class RunSettings:
         interceptors: around what happens in workflow code, outermost first.
         failure_exception_types: exceptions that fail a run instead of its workflow task, for all
             workflows of the worker.
+        deadlock_timeout_s: how long workflow code may run without waiting; infinite for no limit.
         eager_activities: can this worker take activities with the answer to a workflow task?
         namespace, task_queue: where the worker works.
     """
@@ -34,6 +35,7 @@ class RunSettings:
     task_queue: str = ""
     interceptors: Sequence[WorkflowInterceptor] = ()
     failure_exception_types: tuple[type[BaseException], ...] = ()
+    deadlock_timeout_s: float = 20.0
     eager_activities: bool = False
     dynamic: WorkflowDefinition | None = None
 

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("perdure.workflow")
 _real_monotonic = time.monotonic
 
-DEFAULT_WARN_AFTER_S: Final = 2.0
-DEFAULT_RAISE_AFTER_S: Final = 20.0
+_WARN_SHARE: Final = 0.1
+"""After this share of its deadlock timeout, code that blocks is named in the log."""
+
+_LOOK_SHARE: Final = 0.05
+_LONGEST_PAUSE_S: Final = 1.0
 
 
 class WorkflowBlockedError(BaseException):
@@ -51,17 +54,14 @@ class Slot:
 
 
 class Watchdog:
-    """Warns of blocked workflow code after a while, and ends it after a long while.
+    """Warns of blocked workflow code after a while, and ends it after its deadlock timeout.
 
-    Args:
-        warn_after_s: log the place that blocks.
-        raise_after_s: raise there, which fails the workflow task; the run itself goes on when the
-            code is fixed. Code that blocks inside one C call ends when the call returns.
+    To end it is to raise there, which fails the workflow task; the run itself goes on when the code
+    is fixed. Code that blocks inside one C call ends when the call returns.
     """
 
-    def __init__(self, warn_after_s: float, raise_after_s: float) -> None:
-        self.warn_after_s = warn_after_s
-        self.raise_after_s = raise_after_s
+    def __init__(self) -> None:
+        self._pause_s = _LONGEST_PAUSE_S
         self._slots: dict[int, Slot] = {}
         self._local = threading.local()
         self._users = 0
@@ -103,10 +103,11 @@ class Watchdog:
 
     # --- the thread -----------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, deadlock_timeout_s: float) -> None:
         """One more worker wants to be watched."""
         with self._guard:
             self._users += 1
+            self._pause_s = min(self._pause_s, deadlock_timeout_s * _LOOK_SHARE)
             if self._users == 1:
                 self._stop = threading.Event()
                 thread = threading.Thread(
@@ -121,10 +122,10 @@ class Watchdog:
             assert self._users >= 0, "stop() without start()"
             if self._users == 0:
                 self._stop.set()
+                self._pause_s = _LONGEST_PAUSE_S
 
     def _watch(self, stop: threading.Event) -> None:
-        interval_s = min(self.warn_after_s, self.raise_after_s) / 2
-        while not stop.wait(interval_s):
+        while not stop.wait(self._pause_s):
             self.check(_real_monotonic())
 
     def check(self, now_s: float) -> None:
@@ -134,12 +135,14 @@ class Watchdog:
             if count != slot.seen:
                 slot.seen, slot.since, slot.warned = count, now_s, False
                 continue
-            if count % 2 == 0:
+            run = slot.run
+            if count % 2 == 0 or run is None:
                 continue
             blocked_s = now_s - slot.since
-            if blocked_s >= self.raise_after_s and not slot.raising:
+            limit_s = run.settings.deadlock_timeout_s
+            if blocked_s >= limit_s and not slot.raising:
                 self._raise(slot, count)
-            elif blocked_s >= self.warn_after_s and not slot.warned:
+            elif blocked_s >= limit_s * _WARN_SHARE and not slot.warned:
                 slot.warned = True
                 _log.warning("%s", self._describe(slot, blocked_s))
 
@@ -174,5 +177,5 @@ def _set_async_exception(thread_id: int, kind: type[BaseException] | None) -> No
     )
 
 
-WATCHDOG: Final = Watchdog(DEFAULT_WARN_AFTER_S, DEFAULT_RAISE_AFTER_S)
-"""The process's watchdog. Set its two limits before the first worker starts."""
+WATCHDOG: Final = Watchdog()
+"""The process's watchdog: one for all workers."""
