@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,12 @@ async def story(handle: WorkflowHandle[Any]) -> list[str]:
         else:
             told.append(words.pop(0).removeprefix("WorkflowExecution"))
     return told
+
+
+async def until(handle: WorkflowHandle[Any], word: str, times: int = 1) -> None:
+    """Wait until the run's story has a word so often."""
+    while (await story(handle)).count(word) < times:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 def chain(error: BaseException | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -61,9 +62,9 @@ async def counts(n: int, seen: list[Any]) -> list[Any]:
         info.retry and info.retry.maximum_attempts,
         info.attempt,
     ]
-    if n == 0:
-        return [*seen, facts]
-    workflow.continue_as_new(n - 1, [*seen, facts])
+    if n > 0:
+        workflow.continue_as_new(n - 1, [*seen, facts])
+    return [*seen, facts]
 
 
 async def test_a_continued_run_keeps_what_is_not_changed() -> None:
@@ -163,18 +164,20 @@ class Grows:
 
     def __init__(self) -> None:
         self.poked = 0
+        self.waiting = False
 
     @workflow.run
     async def run(self) -> int:
         assert not workflow.info().continue_as_new_suggested
         while not workflow.info().continue_as_new_suggested:
-            before = self.poked
-            await workflow.wait_condition(lambda: self.poked > before)
+            self.waiting = True
+            await workflow.wait_condition(lambda: not self.waiting)
         return self.poked
 
     @workflow.update
     def poke(self, payload: str) -> None:
         self.poked += 1
+        self.waiting = False
 
 
 async def test_continue_as_new_is_suggested_when_the_history_has_grown() -> None:
@@ -382,7 +385,7 @@ async def test_cron_runs_again_and_again_with_the_last_result() -> None:
             INITIATOR.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
         ] * 2
         assert [a.attempt for a in started] == [1, 1, 1]
-        for run, follower in zip(runs, runs[1:], strict=False):
+        for run, follower in pairwise(runs):
             ended = await find(run, "WorkflowExecutionCompleted")
             assert ended.new_execution_run_id == follower.run_id
             first, second = await run.describe(), await follower.describe()

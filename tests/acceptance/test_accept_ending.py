@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from accept_stage import chain, find, story
+from accept_stage import chain, find, story, until
 
 from perdure import (
     ActivityCancellationType,
@@ -62,7 +62,7 @@ async def _failure(handle: WorkflowHandle[Any]) -> WorkflowFailedError:
 async def test_a_cancelled_timer_and_run() -> None:
     async with environment() as env, env.client.worker(workflows=[sleeps], activities=[]):
         handle = await env.client.start(sleeps, id="cancelled")
-        await _until(handle, "TimerStarted")
+        await until(handle, "TimerStarted")
         await handle.cancel(reason="not wanted")
         await handle.cancel(reason="not wanted at all")  # nothing more
         failure = await _failure(handle)
@@ -102,7 +102,7 @@ async def test_cancelled_before_the_first_task() -> None:
 async def test_a_run_decides_how_it_ends_when_cancelled(result: str, last: str) -> None:
     async with environment() as env, env.client.worker(workflows=[cleans_up], activities=[]):
         handle = await env.client.start(cleans_up, result, id=f"cleaned-{last}")
-        await _until(handle, "TimerStarted")
+        await until(handle, "TimerStarted")
         await handle.cancel()
         if result == "done":
             assert await handle.result() == "done"
@@ -196,7 +196,7 @@ async def _cancelled_in_activity(client: Client, flow: Any, *args: Any) -> Workf
     key = args[0]
     ASKED.pop(key, None)
     handle = await client.start(flow, *args, id=f"in-activity-{key}")
-    while ASKED.get(key) != "began":
+    while ASKED.get(key) != "began":  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await handle.cancel()
     return handle
@@ -281,7 +281,7 @@ async def test_a_shielded_activity_goes_on() -> None:
         env.client.worker(workflows=[shields], activities=[works]),
     ):
         handle = await _cancelled_in_activity(env.client, shields, "shielded")
-        await _until(handle, "Task", 2)
+        await until(handle, "Task", 2)
         ASKED["shielded"] = "let go"
         assert await handle.result() == "after all worked"
         assert await story(handle) == [
@@ -303,7 +303,7 @@ async def test_a_shielded_activity_goes_on() -> None:
 async def test_terminate() -> None:
     async with environment() as env, env.client.worker(workflows=[sleeps], activities=[]):
         handle = await env.client.start(sleeps, id="terminated")
-        await _until(handle, "TimerStarted")
+        await until(handle, "TimerStarted")
         await handle.terminate("detail", 2, reason="enough")
         failure = await _failure(handle)
         assert str(failure) == "Workflow terminated was terminated: enough"
@@ -378,9 +378,3 @@ async def test_a_deleted_run_leaves_the_others_of_its_id() -> None:
             raise AssertionError(runs)
         assert (await env.client.handle("deleted-one").describe()).run_id == later.first_run_id
         assert await env.client.handle("deleted-one").result() == "slept"
-
-
-async def _until(handle: WorkflowHandle[Any], word: str, times: int = 1) -> None:
-    """Wait until the run's story has a word so often."""
-    while (await story(handle)).count(word) < times:
-        await asyncio.sleep(0.01)

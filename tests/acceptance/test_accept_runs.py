@@ -56,7 +56,6 @@ async def test_updates_are_validated_and_done_once() -> None:
         assert await handle.update(Counter.add, 3, id="once") == 5
 
 
-@pytest.mark.xfail(strict=True, reason="the run may end before re-applied updates are done")
 async def test_updates_are_applied_again_after_a_reset() -> None:
     async with environment() as env, env.client.worker(workflows=[Counter], activities=[]):
         handle = await env.client.start(Counter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from referee.program import Outcomes, Servers, run_all
-from referee.servers import free_port, perdure_command, running, temporal_command
+from referee.servers import (
+    add_search_attributes,
+    free_port,
+    perdure_command,
+    running,
+    temporal_command,
+)
 
 HERE = Path(__file__).parent
 FILE_TIMEOUT_S = 240
@@ -33,7 +40,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         temporal_address = stack.enter_context(temporal)
         port = free_port()
         perdure = running(perdure_command(port, folder), port, folder / "perdure.log")
-        yield Servers(temporal=temporal_address, perdure=stack.enter_context(perdure))
+        perdure_address = stack.enter_context(perdure)
+        asyncio.run(add_search_attributes(perdure_address))
+        yield Servers(temporal=temporal_address, perdure=perdure_address)
 
 
 @pytest.fixture(scope="module")

@@ -44,6 +44,7 @@ class Env:
         self.lines: list[str] = []
         self.names = Names()
         self._watched: list[tuple[str, str]] = []
+        self._open: list[tuple[str, str]] = []
         self._background: set[asyncio.Task[Any]] = set()
 
     def id(self, suffix: str = "") -> str:
@@ -161,6 +162,9 @@ class Env:
             assert done < RUNS_MAX, "the program has too many runs"
             await self._write_down(*self._watched[done])
             done += 1
+        for workflow_id, run_id in self._open:
+            with suppress(RPCError):
+                await self.client.get_workflow_handle(workflow_id, run_id=run_id).terminate()
 
     async def _write_down(self, workflow_id: str, run_id: str) -> None:
         shown = self.names.mask(run_id, "run_id")
@@ -170,11 +174,11 @@ class Env:
         except RPCError as error:
             self.lines += [f"  {line}" for line in error_lines(error, self.names)]
             return
-        self.lines += history_lines(events, self.names)
+        self.lines += history_lines(_written(events), self.names)
         for event in events:
             self._follow(workflow_id, event)
         if not _is_close(events[-1]):
-            await self._end(workflow_id, run_id)
+            self._open.append((workflow_id, run_id))
 
     def _follow(self, workflow_id: str, event: HistoryEvent) -> None:
         attributes = getattr(event, event.WhichOneof("attributes") or "", None)
@@ -185,15 +189,22 @@ class Env:
             child = event.child_workflow_execution_started_event_attributes.workflow_execution
             self.watch(child.workflow_id, child.run_id)
 
-    async def _end(self, workflow_id: str, run_id: str) -> None:
-        with suppress(RPCError):
-            await self.client.get_workflow_handle(workflow_id, run_id=run_id).terminate()
-
 
 _CLOSING = {
     f"WORKFLOW_EXECUTION_{end}"
     for end in ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELED", "TERMINATED", "CONTINUED_AS_NEW")
 }
+
+
+def _written(events: list[HistoryEvent]) -> list[HistoryEvent]:
+    """Without the task that is shown after the last event while it is tried again.
+
+    It is not in history, and what is shown of it depends on when one looks.
+    """
+    for index, event in enumerate(events[-2:], len(events) - len(events[-2:])):
+        if event.workflow_task_scheduled_event_attributes.attempt > 1:
+            return events[:index]
+    return events
 
 
 def _kind(event: HistoryEvent) -> str:

@@ -135,6 +135,7 @@ def _worker(client: Client, queue: str, module: ModuleType) -> Worker | None:
     workflows = [
         found for _, found in inspect.getmembers(module, inspect.isclass)
         if hasattr(found, "__temporal_workflow_definition")
+        and not hasattr(found, "not_for_all")
     ]  # fmt: skip
     activities = [
         found for _, found in inspect.getmembers(module, inspect.isfunction)

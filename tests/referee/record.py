@@ -6,6 +6,7 @@ equal equal. A UUID is called after the field in which it is first seen.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -119,7 +120,8 @@ def value_lines(field: FieldDescriptor, value: Any, path: str, names: Names) -> 
         found = field.enum_type.values_by_number.get(value)
         yield f"{path}: {found.name if found else value}"
     elif isinstance(value, str):
-        yield f"{path}: {names.mask(value, field.name)!r}"
+        text = json.dumps(names.mask(value, field.name), ensure_ascii=False)
+        yield f"{path}: {text}"
     else:
         yield f"{path}: {value!r}"
 

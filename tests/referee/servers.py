@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
@@ -25,6 +27,12 @@ SEARCH_ATTRIBUTES = {
 }
 """What the programs may use; names and types as the dev server's command line takes them."""
 
+DYNAMIC_CONFIG = (
+    'history.continueAsNewMinInterval="0s"',
+    'history.workflowIdReuseMinimalInterval="0s"',
+)
+"""Temporal slows down chains of runs that are shorter than a second; perdure does not."""
+
 READY_WITHIN_S = 30.0
 _BIN = Path(sys.executable).parent
 
@@ -33,6 +41,8 @@ def temporal_command(port: int) -> list[str]:
     """The dev server, with its data in memory."""
     command = [str(_BIN / "temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
     command += ["--port", str(port), "--log-level", "error"]
+    for setting in DYNAMIC_CONFIG:
+        command += ["--dynamic-config-value", setting]
     for name, kind in SEARCH_ATTRIBUTES.items():
         command += ["--search-attribute", f"{name}={kind}"]
     return command
@@ -42,6 +52,21 @@ def perdure_command(port: int, folder: Path) -> list[str]:
     """perdure's server on a file."""
     database = f"sqlite:///{folder / 'perdure.db'}"
     return [str(_BIN / "perdure"), "server", "--db", database, "--port", str(port)]
+
+
+async def add_search_attributes(address: str) -> None:
+    """Register what the dev server is told to have by its command line."""
+    client = await Client.connect(address)
+    types = {
+        name: IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{_words(kind)}")
+        for name, kind in SEARCH_ATTRIBUTES.items()
+    }
+    request = AddSearchAttributesRequest(namespace="default", search_attributes=types)
+    await client.operator_service.add_search_attributes(request)
+
+
+def _words(kind: str) -> str:
+    return "KEYWORD_LIST" if kind == "KeywordList" else kind.upper()
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import WorkflowTaskFailedCause as Cause
 
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import duration_ns
-from perdure.engine import children, cron, external, retry, timers
+from perdure.engine import children, closing, cron, external, retry, timers
 from perdure.engine.bad_command import BadCommand
 from perdure.engine.execution import Execution
 from perdure.engine.limits import Limits
@@ -32,6 +32,7 @@ _MARKER = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_RECORD_MARKER_ATTRIBUTES
 _CONTINUE = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_CONTINUE_AS_NEW_ATTRIBUTES
 _COMPLETE = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_COMPLETE_WORKFLOW_EXECUTION_ATTRIBUTES
 _FAIL = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_FAIL_WORKFLOW_EXECUTION_ATTRIBUTES
+_MODIFY = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_MODIFY_WORKFLOW_PROPERTIES_ATTRIBUTES
 _SEARCH = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
 
 
@@ -125,6 +126,12 @@ def _marker(plan: Plan, command: Command) -> None:
 
 
 def _complete(plan: Plan, command: Command) -> None:
+    if not command.HasField("complete_workflow_execution_command_attributes"):
+        raise BadCommand(
+            _COMPLETE,
+            "CompleteWorkflowExecutionCommandAttributes is not set on "
+            "CompleteWorkflowExecutionCommand.",
+        )
     result = command.complete_workflow_execution_command_attributes.result
     _size(plan, _COMPLETE, "CompleteWorkflowExecutionCommand", result.ByteSize())
 
@@ -176,6 +183,18 @@ def _upsert(plan: Plan, command: Command) -> None:
         raise BadCommand(
             _SEARCH, "IndexedFields is not set on UpsertWorkflowSearchAttributesCommand."
         )
+
+
+def _modify(plan: Plan, command: Command) -> None:
+    wanted = command.modify_workflow_properties_command_attributes
+    where = "ModifyWorkflowPropertiesCommand"
+    if not wanted.HasField("upserted_memo"):
+        raise BadCommand(_MODIFY, f"UpsertedMemo is not set on {where}.")
+    memo = wanted.upserted_memo
+    size_bytes = memo.ByteSize()
+    if len(plan.run.memo) + size_bytes > plan.limits.payload_bytes_max:  # some may be replaced
+        size_bytes = len(closing.merged_memo(plan.run.memo, memo))
+    _size(plan, _MODIFY, f"the memo with {where}", size_bytes)
 
 
 def _size(plan: Plan, cause: int, where: str, size_bytes: int) -> None:
@@ -332,5 +351,5 @@ _RULES: dict[int, Callable[[Plan, Command], None]] = {
     _Type.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION: _continue,
     _Type.COMMAND_TYPE_RECORD_MARKER: _marker,
     _Type.COMMAND_TYPE_UPSERT_WORKFLOW_SEARCH_ATTRIBUTES: _upsert,
-    _Type.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES: _no_rule,
+    _Type.COMMAND_TYPE_MODIFY_WORKFLOW_PROPERTIES: _modify,
 }

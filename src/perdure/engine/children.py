@@ -439,7 +439,7 @@ def after_close(child: Child) -> TerminateRun | CancelRun | None:
         case ParentClosePolicy.PARENT_CLOSE_POLICY_REQUEST_CANCEL:
             return CancelRun(
                 0, child.request_id, child.namespace, child.workflow_id, child.run_id, True,
-                _POLICY_REASON,
+                "",
             )  # fmt: skip
         case _:
             return TerminateRun(child.namespace, child.workflow_id, child.run_id, _POLICY_REASON)

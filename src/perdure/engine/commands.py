@@ -22,7 +22,7 @@ from temporalio.api.history.v1 import (
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest
 
 from perdure.api import wire
-from perdure.api.errors import NotFound
+from perdure.api.errors import InvalidArgument, NotFound
 from perdure.api.times import duration_ns
 from perdure.engine import (
     activities,
@@ -78,7 +78,7 @@ def complete(
     """Apply a worker's answer to the started workflow task.
 
     `admitted`: the updates that the service has sent along, update id → serialised Request.
-    Raises NotFound when no task is started.
+    Raises NotFound when no task is started, InvalidArgument when commands follow the end.
     """
     task = tx.run.state.workflow_task
     if task is None or not task.started_ns:
@@ -93,8 +93,6 @@ def complete(
     answer = _Answer(tx, _write_completed(tx, request, task), request.identity, inbox)
     tx.answering = True
     for command in given:
-        if not tx.run.is_open:
-            break  # the run has closed: what comes after has no meaning
         _APPLY[command.command_type](answer, command)
     inbox.apply_rest(tx)
     tx.answering = False
@@ -117,6 +115,8 @@ def _checked(
         if kind == _PROTOCOL_MESSAGE:
             message_ids.append(command.protocol_message_command_attributes.message_id)
         if kind in _CLOSING:
+            if command is not given[-1]:
+                raise _not_last(given, kind)
             if len(tx.run.buffered) > len(plan.unseen):
                 raise BadCommand(
                     Cause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND, "UnhandledCommand"
@@ -129,6 +129,20 @@ def _checked(
         admitted,
         total_limit=tx.limits.updates_max,
     )
+
+
+def _not_last(given: Sequence[Command], kind: int) -> InvalidArgument:
+    """What an answer gets that goes on after the end."""
+    names = ", ".join(_command_name(command.command_type) for command in given)
+    return InvalidArgument(
+        f"invalid command sequence: [{names}], command {_command_name(kind)} must be the last "
+        "command."
+    )
+
+
+def _command_name(kind: int) -> str:
+    words = _Type.Name(kind).removeprefix("COMMAND_TYPE_").split("_")  # type: ignore[arg-type]
+    return "".join(word.capitalize() for word in words)
 
 
 def _refuse(

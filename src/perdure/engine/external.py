@@ -295,7 +295,6 @@ def cancel_failed(tx: Transition, message: CancelRun, cause: int) -> bool:
         namespace=message.namespace,
         namespace_id=namespace_id(tx.run.info, message.namespace),
         initiated_event_id=message.initiated_event_id,
-        control=message.control,
     )
     event.cause = cause  # type: ignore[assignment]
     event.workflow_execution.workflow_id = message.workflow_id

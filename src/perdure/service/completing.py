@@ -70,6 +70,6 @@ def _admit_attributes(
 
 
 def _failure(message: str) -> Failure:
-    failure = Failure(message=message, source="Server")
-    failure.server_failure_info.non_retryable = True
+    failure = Failure(message=message)
+    failure.server_failure_info.SetInParent()
     return failure

@@ -52,6 +52,8 @@ from perdure.store.contract import Store, StoreError
 
 log = logging.getLogger("perdure.service")
 
+_IDENTITY = "history-service"  # who Temporal's histories name for what a run does to another
+
 _NOT_THERE = 1  # EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND, of signals and of requests to cancel
 _TOO_MANY_SIGNALS = 3  # SIGNAL_COUNT_LIMIT_EXCEEDED
 _NO_NAMESPACE_TO_CANCEL = int(
@@ -273,6 +275,7 @@ class Courier:
 
     async def _signal(self, sender: Entry, row_id: int, message: SignalRun) -> None:
         request = SignalWorkflowExecutionRequest.FromString(message.request)
+        request.identity = _IDENTITY
         info, key = sender.run.info, sender.run.key
         operation = partial(
             lifecycle.signal,
@@ -293,7 +296,10 @@ class Courier:
         info, key = sender.run.info, sender.run.key
         awaited = message.initiated_event_id > 0
         request = RequestCancelWorkflowExecutionRequest(
-            namespace=message.namespace, request_id=message.request_id, reason=message.reason
+            namespace=message.namespace,
+            request_id=message.request_id,
+            reason=message.reason,
+            identity=_IDENTITY,
         )
         operation = partial(
             lifecycle.request_cancel,
@@ -382,4 +388,4 @@ def _signal_cause(error: RPCError) -> int:
 
 
 def _terminate(reason: str, tx: Transition) -> None:
-    lifecycle.terminate(tx, reason, None, "")
+    lifecycle.terminate(tx, reason, None, _IDENTITY)

@@ -168,8 +168,13 @@ class Dispatcher:
             queue = self._matching.queue(namespace, task.queue, WORKFLOW)
         return queue
 
-    def start_workflow_task(self, entry: Entry, tx: Transition, poll: Poll) -> HandOut:
-        """Start the run's ready workflow task for a poll and write its response."""
+    def start_workflow_task(
+        self, entry: Entry, tx: Transition, poll: Poll, *, goes_on: bool = False
+    ) -> HandOut:
+        """Start the run's ready workflow task for a poll and write its response.
+
+        `goes_on`: the worker has just answered the task before, and has the run in its cache.
+        """
         run = entry.run
         sticky = bool(run.state.workflow_task and run.state.workflow_task.sticky)
         poll.request_id = f"{tx.random.getrandbits(64):016x}"
@@ -181,7 +186,7 @@ class Dispatcher:
         poll.task = (run.key, task.scheduled_event_id)
         after = workflow_tasks.transient_events(run)
         previous = started.previous_started_event_id
-        first = previous + 1 if sticky else 1
+        first = previous + 1 if sticky or goes_on else 1
         history = entry.events(first, tx.parts)
         missing = None
         if history is None:

@@ -22,6 +22,7 @@ from perdure.engine import updates as engine_updates
 from perdure.service import updates
 from perdure.service.companion import PendingUpdate, Unblocked
 from perdure.service.entries import Entry
+from perdure.service.settings import Settings
 from perdure.service.starting import Outcome, start_response
 from perdure.service.updates import SOFT_TIMEOUT_NS, Reached, UpdateRPCs
 
@@ -44,7 +45,7 @@ class MultiOperationRPCs(UpdateRPCs):
         self.node.namespaces.get(request.namespace)
         start, update = _operations(request)
         _check_start(start)
-        _check_update(start, update)
+        _check_update(start, update, self.node.settings)
         update.request.CopyFrom(updates.with_id(update.request))
         pending: list[tuple[int, PendingUpdate]] = []
         try:
@@ -147,7 +148,7 @@ def _check_start(start: StartWorkflowExecutionRequest) -> None:
 
 
 def _check_update(
-    start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest
+    start: StartWorkflowExecutionRequest, update: UpdateWorkflowExecutionRequest, settings: Settings
 ) -> None:
     try:
         if update.workflow_execution.workflow_id != start.workflow_id:
@@ -156,7 +157,7 @@ def _check_update(
             raise InvalidArgument("RunId is not allowed.")
         if update.first_execution_run_id:
             raise InvalidArgument("FirstExecutionRunId is not allowed.")
-        updates.check(update)
+        updates.check(update, settings)
     except RPCError as error:
         raise _failure(error, position=1) from error
 

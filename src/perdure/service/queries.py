@@ -35,7 +35,7 @@ from perdure.api.errors import (
     WorkflowNotReady,
 )
 from perdure.engine.execution import Execution
-from perdure.service import pages, tokens, waiting
+from perdure.service import pages, tokens, validation, waiting
 from perdure.service.companion import FAILING_ATTEMPT, Unblocked, failing_task
 from perdure.service.entries import Entry
 from perdure.service.matching import WORKFLOW, Poll
@@ -183,8 +183,12 @@ class QueryTasks:
 # -- answers ---------------------------------------------------------------------------------------
 
 
-def answered(payloads: Payloads) -> QueryWorkflowResponse:
-    """What the workflow's query handler returned."""
+def answered(payloads: Payloads, limit_bytes: int) -> QueryWorkflowResponse:
+    """What the workflow's query handler returned. Raises QueryFailed if that is too large."""
+    size_bytes = payloads.ByteSize()
+    if size_bytes > limit_bytes:
+        message = f"Query result exceeds limit: {size_bytes} bytes, {limit_bytes} are allowed."
+        raise failed(message, Failure())
     made = QueryWorkflowResponse()
     made.query_result.CopyFrom(payloads)
     return made
@@ -196,17 +200,19 @@ def failed(message: str, failure: Failure) -> QueryFailed:
     return QueryFailed(message or failure.message, given)
 
 
-def of_result(result: WorkflowQueryResult) -> QueryWorkflowResponse:
+def of_result(result: WorkflowQueryResult, limit_bytes: int) -> QueryWorkflowResponse:
     """The answer that came with a workflow task. Raises QueryFailed."""
     if result.result_type == ANSWERED:
-        return answered(result.answer)
+        return answered(result.answer, limit_bytes)
     raise failed(result.error_message, result.failure)
 
 
-def of_request(request: RespondQueryTaskCompletedRequest) -> QueryWorkflowResponse:
+def of_request(
+    request: RespondQueryTaskCompletedRequest, limit_bytes: int
+) -> QueryWorkflowResponse:
     """The answer to a direct query. Raises QueryFailed."""
     if request.completed_type == ANSWERED:
-        return answered(request.query_result)
+        return answered(request.query_result, limit_bytes)
     raise failed(request.error_message, request.failure)
 
 
@@ -235,6 +241,7 @@ class QueryRPCs:
             raise InvalidArgument("WorkflowQuery is not set on request.")
         if not request.query.query_type:
             raise InvalidArgument("QueryType is not set on request.")
+        validation.payload(request.query.query_args, "query_args", node.settings)
         execution = request.execution
         key = await node.executions.resolve(
             request.namespace, execution.workflow_id, execution.run_id
@@ -263,7 +270,7 @@ class QueryRPCs:
         try:
             if not await waiting.happened(future, self.node.clock, deadline_ns):
                 raise _late(query)
-            return of_result(future.result())
+            return of_result(future.result(), self.node.settings.payload_bytes_max)
         finally:
             companion.remove_query(query_id)
 
@@ -280,7 +287,7 @@ class QueryRPCs:
                 entry, query, state.sticky_queue, None, now_ns + wait_ns, deadline_ns
             )
             if answer is not None:
-                return of_request(answer)
+                return of_request(answer, node.settings.payload_bytes_max)
         while True:
             history = await self._history(entry)
             now_ns = node.clock.now_ns()
@@ -289,7 +296,7 @@ class QueryRPCs:
             until_ns = deadline_ns if alive else min(deadline_ns, now_ns + NO_POLLER_NS)
             answer = await self._ask(entry, query, info.task_queue, history, until_ns, deadline_ns)
             if answer is not None:
-                return of_request(answer)
+                return of_request(answer, node.settings.payload_bytes_max)
             now_ns = node.clock.now_ns()
             if not queue.is_alive(now_ns, NO_POLLER_NS):
                 raise FailedPrecondition(

@@ -11,6 +11,7 @@ import msgspec
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payloads
 from temporalio.api.enums.v1 import (
+    ContinueAsNewInitiator,
     EventType,
     WorkflowExecutionStatus,
     WorkflowIdConflictPolicy,
@@ -166,6 +167,7 @@ def start_run(
     if request.HasField("retry_policy"):
         start.retry = retry.policy(request.retry_policy)
     if request.cron_schedule:
+        start.initiator = ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
         start.first_task_backoff_ns = cron.backoff_ns(request.cron_schedule, now_ns, now_ns) or 0
     if request.links:
         start.links = events.links(request.links)

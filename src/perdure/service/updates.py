@@ -25,8 +25,9 @@ from perdure.engine import updates as engine_updates
 from perdure.engine import workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED, Found
-from perdure.service import waiting
+from perdure.service import validation, waiting
 from perdure.service.companion import PendingUpdate, Unblocked
+from perdure.service.settings import Settings
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -48,7 +49,7 @@ class Reached(NamedTuple):
 # -- the request -----------------------------------------------------------------------------------
 
 
-def check(request: UpdateWorkflowExecutionRequest) -> None:
+def check(request: UpdateWorkflowExecutionRequest, settings: Settings) -> None:
     """Raises InvalidArgument, or PermissionDenied for a stage that nobody can wait for."""
     if not request.HasField("workflow_execution"):
         raise InvalidArgument("Execution is not set on request.")
@@ -60,6 +61,7 @@ def check(request: UpdateWorkflowExecutionRequest) -> None:
         raise InvalidArgument("Update input is not set on request.")
     if not request.request.input.name:
         raise InvalidArgument("Update name is not set on request.")
+    validation.payload(request.request.input, "update input", settings)
     if request.wait_policy.lifecycle_stage == ADMITTED:
         raise PermissionDenied(
             "UpdateWorkflowExecution issued asynchronously and waiting on update admitted "
@@ -115,7 +117,7 @@ class UpdateRPCs:
         """
         node = self.node
         node.namespaces.get(request.namespace)
-        check(request)
+        check(request, node.settings)
         update = with_id(request.request)
         deadline_ns = until(node.clock.now_ns(), SOFT_TIMEOUT_NS)
         wanted = request.wait_policy.lifecycle_stage

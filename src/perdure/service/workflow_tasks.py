@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.caller import CALLER
-from perdure.api.errors import InvalidArgument
+from perdure.api.errors import InvalidArgument, NotFound
 from perdure.engine import workflow_tasks
 from perdure.engine.commands import CompletedTask
 from perdure.engine.transition import Transition
@@ -98,6 +98,8 @@ class WorkflowTaskRPCs:
             return RespondWorkflowTaskFailedResponse()
 
         def fail(tx: Transition) -> None:
+            if not tx.run.is_open:
+                raise NotFound("workflow execution already completed")
             _check(tx, token, request.namespace)
             completing.apply(tx, request, node.namespaces, None)
 
@@ -199,8 +201,9 @@ class _Completion:
                 if ready_workflow_task(entry.run, ref.scheduled_event_id, ref.stamp) is None:
                     continue
                 tx.tasks.remove(ref)
+                caller = self._caller(ref.queue, WORKFLOW, in_process)
                 self._hand_out = self._node.dispatcher.start_workflow_task(
-                    entry, tx, self._caller(ref.queue, WORKFLOW, in_process)
+                    entry, tx, caller, goes_on=True
                 )
                 return
 

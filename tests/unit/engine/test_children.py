@@ -409,7 +409,7 @@ def test_close_policies() -> None:
     reason = "by parent close policy"
     assert tx.messages == [
         TerminateRun("default", "killed", killed.run_id, reason),
-        CancelRun(0, asked.request_id, "default", "asked", asked.run_id, True, reason),
+        CancelRun(0, asked.request_id, "default", "asked", asked.run_id, True, ""),
         TerminateRun("default", "unset", unset.run_id, reason),
     ]
 

@@ -236,7 +236,6 @@ def test_cancel_failed() -> None:
     assert written.cause == NO_CANCEL_TARGET
     assert written.initiated_event_id == 5
     assert written.workflow_execution.workflow_id == "target"
-    assert written.control == "7"
     assert not run.cancels
 
 

@@ -33,7 +33,7 @@ from perdure.sdk.runtime.loop import Future, WorkflowLoop, first_hash
 from perdure.sdk.runtime.markers import LOCAL_ACTIVITY, Markers, marker_id
 from perdure.sdk.runtime.streams import Streams
 from perdure.sdk.runtime.timers import Timers
-from perdure.sdk.runtime.updates import UpdateRequest, Updates, requests_in
+from perdure.sdk.runtime.updates import UpdateRequest, Updates, admitted_in, requests_in
 from perdure.sdk.runtime.watchdog import WATCHDOG
 from perdure.sdk.search_attributes import SearchAttributeKey
 
@@ -168,6 +168,8 @@ class Run:
                 self.replaying = step.replaying  # a cancellation makes commands as it is taken in
             self._take_in(step)
             if step.started is not None:
+                if not step.replaying:
+                    requests = [*admitted_in(step.events), *requests]
                 self._execute(step, requests)
 
     def _take_in(self, step: Step) -> None:

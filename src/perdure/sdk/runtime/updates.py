@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from perdure.sdk.runtime.run import Run
     from perdure.sdk.workflow.definition import Handler
 
+_ADMITTED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED
 _ACCEPTED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
 _COMPLETED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED
 
@@ -61,6 +62,20 @@ def requests_in(messages: Iterable[Message]) -> list[UpdateRequest]:
             found.append(
                 UpdateRequest(request, message.protocol_instance_id, message.id, message.event_id)
             )
+    return found
+
+
+def admitted_in(events: Iterable[HistoryEvent]) -> list[UpdateRequest]:
+    """The update requests that history itself holds: a reset writes those of the run before.
+
+    They come without a message, so the answers name the message there would have been.
+    """
+    found = []
+    for event in events:
+        if event.event_type == _ADMITTED:
+            request = event.workflow_execution_update_admitted_event_attributes.request
+            id = request.meta.update_id
+            found.append(UpdateRequest(request, id, f"{id}/request", event.event_id))
     return found
 
 
