@@ -184,3 +184,68 @@ async def test_queries_before_a_worker_wait_for_one_and_after_a_restart_replay()
             assert await handle.result() == [1, 2, 3]
         async with env.client.worker(workflows=[Mailbox], activities=[]):
             assert await handle.query(Mailbox.seen) == [1, 2, 3]
+
+
+@workflow
+async def more_primitives() -> dict[str, Any]:
+    """Condition, Barrier, PriorityQueue, BoundedSemaphore: what else asyncio has."""
+    out: dict[str, Any] = {}
+    condition, ready = asyncio.Condition(), []
+
+    async def waiter(n: int) -> int:
+        async with condition:
+            await condition.wait_for(lambda: len(ready) >= n)
+            return n
+
+    waiting = [asyncio.create_task(waiter(n)) for n in (1, 2)]
+    for _ in range(2):
+        await asyncio.sleep(10)
+        async with condition:
+            ready.append(await echo(1))
+            condition.notify_all()
+    out["condition"] = await asyncio.gather(*waiting)
+    barrier = asyncio.Barrier(3)
+
+    async def party(n: int) -> int:
+        await asyncio.sleep(n)
+        await barrier.wait()
+        return n
+
+    out["barrier"] = await asyncio.gather(*[party(n) for n in (3, 1, 2)])
+    queue = asyncio.PriorityQueue[int]()
+    for n in (3, 1, 2):
+        queue.put_nowait(await echo(n))
+    out["queue"] = [await queue.get() for _ in range(3)]
+    slots, most = asyncio.BoundedSemaphore(2), [0, 0]
+
+    async def bounded(n: int) -> int:
+        async with slots:
+            most[0] += 1
+            most[1] = max(most)
+            result = await _after(1, n)
+            most[0] -= 1
+            return result
+
+    out["bounded"] = [sum(await asyncio.gather(*[bounded(n) for n in range(5)])), most[1]]
+    order: list[int] = []
+    for first in asyncio.as_completed([_after(n, n) for n in (3, 1, 2)], timeout=60):
+        order.append(await first)
+    out["order"] = order
+    return out
+
+
+@pytest.mark.parametrize("cached", [0, 100])
+async def test_the_rest_of_asyncio(cached: int) -> None:
+    async with (
+        environment() as env,
+        env.client.worker(workflows=[more_primitives], activities=[echo], max_cached_runs=cached),
+    ):
+        handle = await env.client.start(more_primitives)
+        assert await asyncio.wait_for(handle.result(), 60) == {
+            "condition": [1, 2],
+            "barrier": [3, 1, 2],
+            "queue": [1, 2, 3],
+            "bounded": [10, 2],
+            "order": [1, 2, 3],
+        }
+        Replayer(workflows=[more_primitives]).replay((await handle.fetch_history()).to_json())
