@@ -101,6 +101,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "attempts": {
         "retry": RetryPolicy(initial_interval=HOUR, maximum_interval=2 * HOUR, maximum_attempts=5)
     },
+    "once": {"retry": ONCE},
     "types": {"retry": RetryPolicy(non_retryable_error_types=[ValueError])},
     "non-retryable": {},
     "delay": {"retry": RetryPolicy(initial_interval=timedelta(milliseconds=1))},
@@ -324,3 +325,28 @@ async def test_local_activities_are_markers_and_are_not_repeated(cached: int) ->
         markers = [e for e in events if e.HasField("marker_recorded_event_attributes")]
         assert len(markers) == 3
         assert not any(e.HasField("activity_task_scheduled_event_attributes") for e in events)
+
+
+# --- what an attempt failed with ------------------------------------------------------------------
+
+
+@activity(retry=ONCE)
+async def waits_for_another(kind: str) -> None:
+    raise TimeoutError("the other service was slow", type=TimeoutType.HEARTBEAT)
+
+
+async def test_a_failure_of_another_kind_is_the_cause_of_the_attempts() -> None:
+    """It must not be taken for a timeout of the activity itself."""
+    async with (
+        environment() as env,
+        env.client.worker(workflows=[one], activities=[waits_for_another]),
+    ):
+        with pytest.raises(WorkflowFailedError) as caught:
+            await env.client.execute(one, "waits_for_another", "k", "once")
+        failure = caught.value.cause
+        assert isinstance(failure, ActivityError)
+        assert isinstance(failure.cause, ApplicationError)
+        assert failure.cause.type == "TimeoutError"
+        assert failure.cause.message == "the other service was slow"
+        assert isinstance(failure.cause.cause, TimeoutError)
+        assert failure.cause.cause.type is TimeoutType.HEARTBEAT

@@ -281,9 +281,14 @@ def _record_cancelled(
     _record_end(tx, activity, EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED, event)
 
 
-def time_out(tx: Transition, activity: Activity, timeout_type: int) -> None:
-    """One of the four timeouts ran out; after some of them another attempt follows."""
-    failure = _timeout_failure(timeout_type)
+def time_out(
+    tx: Transition, activity: Activity, timeout_type: int, why: Failure | None = None
+) -> None:
+    """One of the four timeouts ran out; after some of them another attempt follows.
+
+    `why`: the failure of this attempt, if more is known of it than that.
+    """
+    failure = why or _timeout_failure(timeout_type)
     state: int = RetryState.RETRY_STATE_TIMEOUT
     if timeout_type in (_START_TO_CLOSE, _HEARTBEAT):
         state = _retry(tx, activity, failure)
@@ -396,7 +401,7 @@ def take_back(tx: Transition, activity: Activity, *, ran: bool = True) -> None:
     deadline = activity.scheduled_ns + activity.schedule_to_close_ns
     late = activity.schedule_to_close_ns and tx.now_ns >= deadline
     if exhausted or late or activity.cancel_requested:
-        time_out(tx, activity, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
+        time_out(tx, activity, TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE, failure)
     else:
         _begin_again(tx, activity, 0, failure)
 

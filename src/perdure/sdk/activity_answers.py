@@ -21,7 +21,7 @@ from perdure.sdk.calls import TRANSIENT
 from perdure.sdk.codecs import codec_error
 from perdure.sdk.converter import Converter
 from perdure.sdk.errors import ApplicationError, CompleteAsync, ErrorCategory, UnknownTypeError
-from perdure.sdk.failures import fill_failure
+from perdure.sdk.failures import fill_attempt_failure
 from perdure.sdk.running import RunningActivity
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Answers:
             namespace=self._client.namespace,
             identity=self._identity,
         )
-        fill_failure(request.failure, error, self._client.converter)
+        fill_attempt_failure(request.failure, error, self._client.converter)
         if attempt is not None and attempt.latest is not None:
             request.last_heartbeat_details.CopyFrom(attempt.latest)
         await self._client.calls("respond_activity_task_failed", request)
@@ -156,7 +156,7 @@ class Answers:
             namespace=self._client.namespace,
             identity=self._identity,
         )
-        fill_failure(request.failure, codec_error(problem), Converter())
+        fill_attempt_failure(request.failure, codec_error(problem), Converter())
         try:
             await self._client.service.respond_activity_task_failed(request)
         except rpc.RPCError as again:

@@ -19,7 +19,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api import errors as rpc
 from perdure.sdk import errors
-from perdure.sdk.failures import fill_failure
+from perdure.sdk.failures import fill_attempt_failure
 
 if TYPE_CHECKING:
     from perdure.sdk.client import Client
@@ -69,7 +69,7 @@ class AsyncActivityHandle:
         request = self._request(
             RespondActivityTaskFailedRequest, RespondActivityTaskFailedByIdRequest
         )
-        fill_failure(request.failure, error, self._client.converter)
+        fill_attempt_failure(request.failure, error, self._client.converter)
         if last_heartbeat_details:
             self._client.converter.fill(request.last_heartbeat_details, last_heartbeat_details)
         await self._send("respond_activity_task_failed", request)

@@ -24,7 +24,7 @@ from perdure.sdk import errors
 from perdure.sdk.converter import Converter
 from perdure.sdk.options import timedelta_or_none
 
-__all__ = ["error_from", "failure_from", "fill_failure"]
+__all__ = ["error_from", "failure_from", "fill_attempt_failure", "fill_failure"]
 
 SOURCE: Final = "perdure"
 
@@ -72,6 +72,24 @@ def fill_failure(
         fill_failure(failure.cause, cause, converter, depth=depth + 1)
     if converter.encode_common_attributes:
         _hide(failure, converter)
+
+
+def fill_attempt_failure(failure: Failure, error: BaseException, converter: Converter) -> None:
+    """Describe why an attempt of an activity failed: what user code has raised.
+
+    Servers take it for no other kind of failure, so that, say, the timeout of something that the
+    activity itself has waited for is not mistaken for the activity's own: it becomes the cause.
+    """
+    fill_failure(failure, error, converter)
+    if failure.HasField("application_failure_info"):
+        return
+    cause = Failure()
+    cause.CopyFrom(failure)
+    failure.Clear()
+    failure.message = cause.message
+    failure.source = SOURCE
+    failure.application_failure_info.type = type(error).__name__
+    failure.cause.CopyFrom(cause)
 
 
 def stack_trace(trace: TracebackType | None) -> str:

@@ -139,6 +139,9 @@ class ActivityTaskRPCs:
         self, request: RespondActivityTaskFailedRequest
     ) -> RespondActivityTaskFailedResponse:
         """The attempt failed; whether another follows, its retry policy says."""
+        failure = request.failure
+        if request.HasField("failure") and not failure.HasField("application_failure_info"):
+            raise InvalidArgument("Failure must have ApplicationFailureInfo.")
         await self._by_token(request, self._failure(request))
         return RespondActivityTaskFailedResponse()
 

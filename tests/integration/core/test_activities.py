@@ -202,3 +202,12 @@ async def test_a_thousand_activities_wait_in_order(node: Harness) -> None:
     assert seen == [f"a{n}" for n in range(1_500)]
     await settle()
     assert await node.store.task_queues() == []
+
+
+async def test_a_failure_that_no_code_raised_is_refused(node: Harness) -> None:
+    task = await started(node)
+    request = failed(task.task_token)
+    request.failure.timeout_failure_info.SetInParent()
+    with pytest.raises(InvalidArgument, match=r"Failure must have ApplicationFailureInfo\."):
+        await node.service.respond_activity_task_failed(request)
+    await node.finish_activity(task)  # nothing has happened to it

@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from harness import QUEUE, Harness, activity_command, execution, settle
 from temporalio.api.activity.v1 import ActivityOptions
 from temporalio.api.common.v1 import RetryPolicy
-from temporalio.api.failure.v1 import Failure
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflow.v1 import PendingActivityInfo
 from temporalio.api.workflowservice.v1 import (
@@ -34,6 +34,8 @@ WF: dict[str, Any] = {"namespace": "default", "execution": execution()}
 A: dict[str, Any] = {**WF, "id": "a"}
 SCHEDULED, STARTED, PAUSED, PAUSE_REQUESTED = 1, 2, 4, 5
 
+BROKEN = Failure(message="broken", application_failure_info=ApplicationFailureInfo())
+
 
 async def scheduled(node: Harness, **fields: Any) -> None:
     await node.start()
@@ -50,7 +52,7 @@ async def shown(node: Harness) -> PendingActivityInfo:
 async def fail(node: Harness, task: PollActivityTaskQueueResponse) -> None:
     await node.service.respond_activity_task_failed(
         RespondActivityTaskFailedRequest(
-            namespace="default", task_token=task.task_token, failure=Failure(message="broken")
+            namespace="default", task_token=task.task_token, failure=BROKEN
         )
     )
 

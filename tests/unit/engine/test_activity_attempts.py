@@ -268,7 +268,12 @@ def test_a_lost_worker_costs_an_attempt_but_no_pause() -> None:
     assert not play.run.in_flight
     begin(play, held)
     play.do(lambda tx: activities.take_back(tx, held))
-    assert "ACTIVITY_TASK_TIMED_OUT" in play.types
+    (timed_out,) = [
+        event.activity_task_timed_out_event_attributes
+        for event in play.events
+        if event.HasField("activity_task_timed_out_event_attributes")
+    ]
+    assert timed_out.failure.message == "the worker process ended while the activity ran"
     assert not play.run.activities
 
 
