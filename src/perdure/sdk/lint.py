@@ -12,7 +12,6 @@ module that they call. Each finding has a rule:
 ``set-order``          iterating over a set, whose order differs between processes
 ``global-state``       changing module-level state
 ``swallowed-cancel``   an `except` that keeps a cancellation from ending the run
-``import``             names bound before perdure could replace them
 =====================  ==========================================================================
 
 A line, or the ``def`` it stands in, is left alone after ``# perdure: ignore`` or
@@ -65,7 +64,6 @@ RULES: Final[dict[str, str]] = {
     "set-order": "iterate over `sorted(...)`, or use a list or a dict",
     "global-state": "keep it in the workflow's own variables, or in `self`",
     "swallowed-cancel": "catch `Exception`, or raise again what was caught",
-    "import": "import the module and call the function through it",
 }
 """Rules and their remedies."""
 
@@ -138,21 +136,6 @@ _METHODS: Final[dict[str, str]] = {
 }
 """Methods that are against a rule, whatever they are called on."""
 
-_EARLY_NAMES: Final = frozenset(
-    {
-        "time.time",
-        "time.time_ns",
-        "time.monotonic",
-        "time.perf_counter",
-        "random.random",
-        "random.randint",
-        "random.choice",
-        "random.shuffle",
-        "random.uniform",
-        "os.urandom",
-        "uuid.uuid1",
-    }
-)
 """Functions that a helper module may have taken by name before the runtime replaced them."""
 
 _MUTATORS: Final = frozenset(
@@ -347,8 +330,6 @@ class _Visitor(ast.NodeVisitor):
         rule = self._rule(name, node)
         if rule:
             self._add(node, rule, f"{name or ast.unparse(node.func)}() in workflow code")
-        elif isinstance(node.func, ast.Name) and name != node.func.id and name in _EARLY_NAMES:
-            self._add(node, "import", f"{node.func.id}() was imported by name from {name}")
         self._check_mutation(node)
         if name == "workflow.side_effect" or name.endswith(".workflow.side_effect"):
             return  # its function runs once, outside of the rules
