@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perdure.server.config import Config
 from perdure.service.node import Node
 from perdure.store.sqlite import SqliteStore
 
@@ -34,7 +35,7 @@ class Plan:
         bind, port: where to listen; port 0 takes any.
         namespaces: registered if they are not there yet.
         transport: a name of ``perdure.server.transports``; "" for the default.
-        grace_s: how long running calls may take at the end.
+        config: settings and limits.
     """
 
     file: Path | None
@@ -42,8 +43,7 @@ class Plan:
     port: int = 7233
     namespaces: Sequence[str] = ()
     transport: str = ""
-    grace_s: float = 10.0
-    node: dict[str, Any] = field(default_factory=dict)
+    config: Config = field(default_factory=Config)
 
 
 class Server:
@@ -75,8 +75,9 @@ class Server:
         await self._health.drain()
         self._door.refuse()
         await self.node.matching.release()
-        if not await self._door.idle(self._plan.grace_s):
-            log.warning("calls are still running after %s s: cut off", self._plan.grace_s)
+        grace_s = self._plan.config.grace_s
+        if not await self._door.idle(grace_s):
+            log.warning("calls are still running after %s s: cut off", grace_s)
         await self._transport.stop(0)
 
 
@@ -102,7 +103,9 @@ async def serving(plan: Plan) -> AsyncIterator[Server]:
     door, extras, transports = _doors()
     if plan.file is not None and not plan.file.resolve().parent.is_dir():
         raise FileNotFoundError(2, "no such directory", str(plan.file.resolve().parent))
-    node = await Node.open(SqliteStore(plan.file or ":memory:"), **plan.node)
+    config = plan.config
+    store = SqliteStore(plan.file or ":memory:")
+    node = await Node.open(store, settings=config.settings, limits=config.limits)
     try:
         await _register(node, plan.namespaces)
         entrance = door.Door(node.service, node.clock.now_ns)
@@ -111,7 +114,7 @@ async def serving(plan: Plan) -> AsyncIterator[Server]:
             plan.transport or transports.DEFAULT,
             entrance.handlers(),
             [health.add_to, extras.add_reflection],
-            transports.Options(),
+            transports.Options(**config.transport),
         )
         server = Server(plan, node, entrance, transport, health)
         await server.start()

@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
     "service": {"api", "engine", "store"},
     "sdk": {"api"},
     "server": {"api", "engine", "store", "service"},
-    "cli": {"api", "engine", "store", "service", "sdk", "testing", "top"},
+    "cli": {"api", "engine", "store", "service", "sdk", "server", "testing", "top"},
     "testing": {"api", "engine", "store", "service", "sdk", "top"},
     "top": {"api", "engine", "store", "service", "sdk", "testing", "server"},
 }
@@ -128,7 +128,7 @@ def _is_public_name(tree: ast.AST, module: str) -> bool:
         ("perdure.service.node", "from perdure.sdk.client import Client"),
         ("perdure.api.errors", "from perdure import sdk"),
         ("perdure.sdk.converter", "import temporalio.converter"),
-        ("perdure.cli.main", "import perdure.server.grpc"),
+        ("perdure.sdk.client", "import perdure.server.door"),
         ("perdure.store.memory", "from perdure.connecting import connect"),
     ],
 )

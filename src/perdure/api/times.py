@@ -9,6 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
+_LONGEST_S = 100 * 365 * 86_400
+_LATEST_S = 6_000_000_000
+"""The year 2160, so that the sum with the longest duration fits in 64 bits of nanoseconds."""
 
 
 def timestamp(time_ns: int) -> Timestamp:
@@ -18,8 +21,11 @@ def timestamp(time_ns: int) -> Timestamp:
 
 
 def timestamp_ns(value: Timestamp) -> int:
-    """Nanoseconds since the epoch; 0 for an unset timestamp."""
-    return value.seconds * SECOND_NS + value.nanos
+    """Nanoseconds since the epoch; 0 for an unset timestamp. What 64 bits cannot hold is cut."""
+    seconds = value.seconds
+    if not -_LATEST_S < seconds < _LATEST_S:
+        return (_LATEST_S if seconds > 0 else -_LATEST_S) * SECOND_NS
+    return seconds * SECOND_NS + value.nanos
 
 
 def duration(length_ns: int) -> Duration:
@@ -29,8 +35,11 @@ def duration(length_ns: int) -> Duration:
 
 
 def duration_ns(value: Duration) -> int:
-    """Nanoseconds; 0 for an unset duration."""
-    return value.seconds * SECOND_NS + value.nanos
+    """Nanoseconds; 0 for an unset duration. What is longer than 100 years is cut to that."""
+    seconds = value.seconds
+    if not -_LONGEST_S < seconds < _LONGEST_S:
+        return (_LONGEST_S if seconds > 0 else -_LONGEST_S) * SECOND_NS
+    return seconds * SECOND_NS + value.nanos
 
 
 def timedelta_ns(value: timedelta) -> int:

@@ -3,13 +3,17 @@
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perdure.cli.command import run_loop
 from perdure.cli.failing import Misused
 from perdure.cli.tools import told_to_stop
+
+if TYPE_CHECKING:
+    from perdure.serve import Plan
+    from perdure.server.config import Config
 
 _URL = "sqlite:///"
 
@@ -30,6 +34,9 @@ def server(
         list[str] | None,
         typer.Option("--namespace", "-n", help="Register it if it is not there; once for each."),
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Settings, as TOML; docs/server.md lists them.")
+    ] = None,
     transport: Annotated[
         str, typer.Option("--transport", help="What carries gRPC: grpcio or native.")
     ] = "",
@@ -42,18 +49,34 @@ def server(
     )
     if not 0 <= port < 65536:
         raise Misused(f"--port: {port} is not between 0 and 65535")
-    run_loop(_serve(file_of(db), bind, port, namespace or [], transport))
+    from perdure.serve import Plan
+
+    plan = Plan(
+        file=file_of(db),
+        bind=bind,
+        port=port,
+        namespaces=namespace or [],
+        transport=transport,
+        config=_config(config),
+    )
+    run_loop(_serve(plan))
 
 
-async def _serve(
-    file: Path | None, bind: str, port: int, namespaces: list[str], transport: str
-) -> None:
+def _config(path: Path | None) -> "Config":
+    from perdure.server.config import Config, ConfigError, read
+
+    try:
+        return read(path) if path is not None else Config()
+    except ConfigError as error:
+        raise Misused(f"--config: {error}") from None
+
+
+async def _serve(plan: "Plan") -> None:
     from importlib.metadata import version
 
-    from perdure.serve import Plan, serving
+    from perdure.serve import serving
 
     told = told_to_stop()
-    plan = Plan(file=file, bind=bind, port=port, namespaces=namespaces, transport=transport)
     async with serving(plan) as running:
         print(
             f"perdure {version('perdure')}: gRPC on {running.address}, data in {running.data}",

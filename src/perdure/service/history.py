@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from perdure.service.node import Node
 
 CLOSE_EVENT = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
-LONG_POLL_NS = 20_000_000_000
-"""How long a wait for new events lasts; clients then ask again."""
 
 
 class HistoryRPCs:
@@ -154,7 +152,7 @@ class HistoryRPCs:
     ) -> GetWorkflowExecutionHistoryResponse:
         """The page from the token on, once there is one; an empty one when nothing came in time."""
         node = self.node
-        deadline_ns = until(node.clock.now_ns(), LONG_POLL_NS)
+        deadline_ns = until(node.clock.now_ns(), node.settings.history_poll_ns)
         while True:
             with waiting.watching(node.executions, token.key) as changed:
                 page = await self._read(token, max_events)
@@ -172,7 +170,7 @@ class HistoryRPCs:
     ) -> GetWorkflowExecutionHistoryResponse:
         """The event that closed the run; none while it is open."""
         node = self.node
-        deadline_ns = until(node.clock.now_ns(), LONG_POLL_NS)
+        deadline_ns = until(node.clock.now_ns(), node.settings.history_poll_ns)
         while True:
             with waiting.watching_close(node.executions, token.key) as changed:
                 event = await self._committed_close(token.key)

@@ -24,7 +24,7 @@ from perdure.service.companion import PendingUpdate, Unblocked
 from perdure.service.entries import Entry
 from perdure.service.settings import Settings
 from perdure.service.starting import Outcome, start_response
-from perdure.service.updates import SOFT_TIMEOUT_NS, Reached, UpdateRPCs
+from perdure.service.updates import Reached, UpdateRPCs
 
 
 class MultiOperationRPCs(UpdateRPCs):
@@ -95,7 +95,7 @@ class MultiOperationRPCs(UpdateRPCs):
         if not pending:  # the run was there
             return await self.update_workflow_execution(request)
         [(key, update)] = pending
-        deadline_ns = until(self.node.clock.now_ns(), SOFT_TIMEOUT_NS)
+        deadline_ns = until(self.node.clock.now_ns(), self.node.settings.history_poll_ns)
         wanted = request.wait_policy.lifecycle_stage
         try:
             reached = await self._wait(key, outcome.run_id, update, wanted, deadline_ns)

@@ -40,6 +40,7 @@ from perdure.api.errors import (
 )
 from perdure.api.times import SECOND_NS, duration, duration_ns
 from perdure.service import search_attributes
+from perdure.service.settings import Settings
 from perdure.store.contract import NamespaceRow, Store, StoreError
 
 if TYPE_CHECKING:
@@ -233,17 +234,17 @@ class Namespaces:
 # -- messages --------------------------------------------------------------------------------------
 
 
-def describe(namespace: Namespace) -> DescribeNamespaceResponse:
+def describe(namespace: Namespace, settings: Settings) -> DescribeNamespaceResponse:
     """A namespace as the API shows it; capabilities are what this version passes tests for."""
     answer = DescribeNamespaceResponse()
-    _fill_info(answer.namespace_info, namespace)
+    _fill_info(answer.namespace_info, namespace, settings)
     _fill_config(answer.config, namespace)
     answer.replication_config.active_cluster_name = CLUSTER
     answer.replication_config.clusters.add().cluster_name = CLUSTER
     return answer
 
 
-def _fill_info(info: NamespaceInfo, namespace: Namespace) -> None:
+def _fill_info(info: NamespaceInfo, namespace: Namespace, settings: Settings) -> None:
     info.name = namespace.name
     info.id = namespace.id
     info.state = namespace.state  # type: ignore[assignment]
@@ -255,10 +256,9 @@ def _fill_info(info: NamespaceInfo, namespace: Namespace) -> None:
     info.capabilities.sync_update = True
     info.capabilities.async_update = True
     info.capabilities.worker_heartbeats = True
-    info.capabilities.worker_poll_complete_on_shutdown = True
     info.capabilities.poller_autoscaling = True
-    info.limits.blob_size_limit_error = 2 * 1024 * 1024
-    info.limits.memo_size_limit_error = 2 * 1024 * 1024
+    info.limits.blob_size_limit_error = settings.payload_bytes_max
+    info.limits.memo_size_limit_error = settings.payload_bytes_max
 
 
 def _fill_config(config: NamespaceConfig, namespace: Namespace) -> None:
@@ -314,7 +314,8 @@ class NamespaceRPCs:
         self, request: DescribeNamespaceRequest
     ) -> DescribeNamespaceResponse:
         """A namespace by name or id, with the capabilities and limits that it really has."""
-        return describe(self.node.namespaces.find(request.namespace, request.id))
+        found = self.node.namespaces.find(request.namespace, request.id)
+        return describe(found, self.node.settings)
 
     async def list_namespaces(self, request: ListNamespacesRequest) -> ListNamespacesResponse:
         """All namespaces by name, paged; the token is the last name of the former page."""
@@ -324,7 +325,9 @@ class NamespaceRPCs:
         except UnicodeDecodeError:
             raise InvalidArgument("Invalid NextPageToken.") from None
         rest = [found for found in self.node.namespaces.all() if found.name > after]
-        answer = ListNamespacesResponse(namespaces=[describe(found) for found in rest[:size]])
+        answer = ListNamespacesResponse(
+            namespaces=[describe(found, self.node.settings) for found in rest[:size]]
+        )
         if len(rest) > size:
             answer.next_page_token = rest[size - 1].name.encode()
         return answer
@@ -345,7 +348,7 @@ class NamespaceRPCs:
             changed.retention_ns = _retention_ns(request.config.workflow_execution_retention_ttl)
         await self.node.namespaces.put(changed)
         self.node.purger.watch_retention()
-        described = describe(changed)
+        described = describe(changed, self.node.settings)
         return UpdateNamespaceResponse(
             namespace_info=described.namespace_info,
             config=described.config,

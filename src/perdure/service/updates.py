@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from perdure.service.node import Node
 
 UNSPECIFIED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_UNSPECIFIED
-SOFT_TIMEOUT_NS = 20_000_000_000
-"""After this a caller is told how far its update is, and asks again."""
 ID_BYTES_MAX = 1000
 
 
@@ -119,7 +117,7 @@ class UpdateRPCs:
         node.namespaces.get(request.namespace)
         check(request, node.settings)
         update = with_id(request.request)
-        deadline_ns = until(node.clock.now_ns(), SOFT_TIMEOUT_NS)
+        deadline_ns = until(node.clock.now_ns(), node.settings.history_poll_ns)
         wanted = request.wait_policy.lifecycle_stage
         execution = request.workflow_execution
         while True:
@@ -243,7 +241,7 @@ class UpdateRPCs:
         if not request.HasField("update_ref"):
             raise InvalidArgument("UpdateRef is not set on request.")
         ref, update_id = request.update_ref.workflow_execution, request.update_ref.update_id
-        deadline_ns = until(node.clock.now_ns(), SOFT_TIMEOUT_NS)
+        deadline_ns = until(node.clock.now_ns(), node.settings.history_poll_ns)
         while True:
             key = await node.executions.resolve(request.namespace, ref.workflow_id, ref.run_id)
             try:

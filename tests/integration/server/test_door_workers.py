@@ -35,6 +35,7 @@ from temporalio.worker import (
 )
 
 from perdure.serve import Plan, Server, serving
+from perdure.server.config import Config
 from perdure.service.settings import Settings
 
 RUNNING, SHUTDOWN = 1, 3
@@ -43,7 +44,7 @@ RUNNING, SHUTDOWN = 1, 3
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     settings = Settings(workers_max=5)
-    plan = Plan(file=None, port=0, grace_s=3, node={"settings": settings})
+    plan = Plan(file=None, port=0, config=Config(settings=settings, grace_s=3))
     async with serving(plan) as running:
         yield running
 
@@ -245,6 +246,5 @@ async def test_what_is_advertised(client: Client) -> None:
     able = info.capabilities
     assert able.worker_heartbeats
     assert able.poller_autoscaling
-    assert able.worker_poll_complete_on_shutdown
     assert not able.standalone_activities
     assert not able.workflow_pause
