@@ -30,7 +30,7 @@ _TIMES = re.compile(r'"(\w*time)":(\{[^}]*\}|"[^"]*")')
 
 _DROPPED = frozenset(
     {"event_id", "event_time", "task_id", "version", "history_size_bytes"}
-    | {"poller_scaling_decision"}
+    | {"poller_scaling_decision", "execution_duration"}
 )
 """Of no meaning to a client, or what depends on a server's encoding or on its load."""
 
@@ -106,6 +106,8 @@ def field_lines(field: FieldDescriptor, value: Any, path: str, names: Names) -> 
 
 def value_lines(field: FieldDescriptor, value: Any, path: str, names: Names) -> Iterator[str]:
     """The lines of one value."""
+    if isinstance(value, Timestamp) and value.seconds <= 0:
+        return  # none
     if isinstance(value, Timestamp):
         yield f"{path}: <time>"
     elif isinstance(value, Duration) and not value.ToNanoseconds():

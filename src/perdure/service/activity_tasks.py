@@ -113,7 +113,8 @@ class ActivityTaskRPCs:
         """
         node = self.node
         node.namespaces.get(request.namespace)
-        validation.required(request.task_queue.name, "TaskQueue", node.settings)
+        validation.task_queue(request, node.settings)
+        validation.bounded(request.identity, "Identity", node.settings)
         queue = node.matching.queue(request.namespace, request.task_queue.name, ACTIVITY)
         poll = Poll(queue, request.identity, CALLER.get().in_process)
         poll.worker = request.worker_instance_key

@@ -18,7 +18,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from perdure.api.errors import InvalidArgument
 from perdure.service import filter_values as values
 from perdure.service.filter import MAXIMUM_FILTER_SIZE
-from perdure.service.search_attributes import PREDEFINED
+from perdure.service.search_attributes import PREDEFINED, words
 from perdure.store.query import (
     And,
     Column,
@@ -219,6 +219,9 @@ class _Translation:
         value = self._value(node, field, node.expression)
         if op not in {"=", "!="}:
             self._ordered(node, field)
+        if self._kind(field) == _TEXT:
+            found = In(field, tuple(words(str(value))))
+            return found if op == "=" else Not(found)
         return Compare(field, op, value)
 
     def _starts_with(self, node: exp.Expression) -> Condition:
@@ -228,16 +231,21 @@ class _Translation:
         prefix = self._value(node, field, node.expression)
         if not isinstance(prefix, str):
             raise self._error(node, "STARTS_WITH needs a quoted prefix")
+        if self._kind(field) == _TEXT:
+            prefix = prefix.lower()
         return StartsWith(field, prefix)
 
     def _in(self, node: exp.In) -> Condition:
         field = self._field(node.this)
         if not node.expressions:
             raise self._error(node, "IN needs a list of values in parentheses")
-        return In(field, tuple(self._value(node, field, item) for item in node.expressions))
+        given = tuple(self._value(node, field, item) for item in node.expressions)
+        if self._kind(field) == _TEXT:
+            return In(field, tuple(word for text in given for word in words(str(text))))
+        return In(field, given)
 
     def _ordered(self, node: exp.Expression, field: Field) -> None:
-        if field is Column.STATUS or self._kind(field) in {_BOOL, _LIST}:
+        if field is Column.STATUS or self._kind(field) in {_BOOL, _LIST, _TEXT}:
             raise self._error(node, "this attribute can be compared by =, != and IN only")
 
     # ---- names ----
@@ -253,7 +261,7 @@ class _Translation:
             near = difflib.get_close_matches(name, self._names(name), n=3, cutoff=0.6)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise self._error(node, f"unknown search attribute {name}{hint}")
-        return Custom(name, is_list=kind == _LIST)
+        return Custom(name, is_list=kind in {_LIST, _TEXT})  # a text is its words
 
     def _names(self, wanted: str) -> list[str]:
         names = [*COLUMNS, *self._types]

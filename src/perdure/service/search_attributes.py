@@ -7,6 +7,7 @@ here, before anything is stored, and turned into the plain values that the store
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
@@ -154,8 +155,10 @@ def _convert(value: object, wanted: int) -> Value | None:
             return value if -_INT64 <= value < _INT64 else None
         case int() | float() if wanted == DOUBLE:
             return float(value)
-        case str() if wanted in {KEYWORD, TEXT}:
+        case str() if wanted == KEYWORD:
             return value
+        case str() if wanted == TEXT:
+            return words(value)
         case str() if wanted == KEYWORD_LIST:
             return [value]
         case str() if wanted == DATETIME:
@@ -164,6 +167,11 @@ def _convert(value: object, wanted: int) -> Value | None:
             return [str(item) for item in items]
         case _:
             return None
+
+
+def words(text: str) -> list[str]:
+    """What a text is found by: its words, whatever their case."""
+    return re.findall(r"\w+", text.lower())
 
 
 def _datetime_ns(text: str) -> int | None:
@@ -208,7 +216,7 @@ def values(attributes: SearchAttributes, types: Mapping[str, int]) -> dict[str, 
 def check(
     attributes: SearchAttributes, types: Mapping[str, int], namespace: str, *, register: bool
 ) -> dict[str, int]:
-    """Whether a run may have these attributes; nothing is changed.
+    """Whether a run may have these attributes; each is marked with its type, for who reads them.
 
     Args:
         attributes: what a start or an upsert sets.
@@ -246,6 +254,7 @@ def check(
                 continue
             unknown[name] = wanted
         decode(name, payload, wanted)
+        payload.metadata["type"] = type_name(wanted).encode()
     if total_size_bytes > MAXIMUM_TOTAL_SIZE_BYTES:
         raise InvalidArgument(
             f"total size of search attributes {total_size_bytes} exceeds size limit "

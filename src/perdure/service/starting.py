@@ -375,6 +375,7 @@ def _adopt(start: StartRun, parent: RunInfo, parent_key: int, message: StartChil
     start.parent_initiated_event_id = message.initiated_event_id
     start.root_workflow_id = parent.root_workflow_id or parent.workflow_id
     start.root_run_id = parent.root_run_id or parent.run_id
+    start.priority = start.priority or parent.priority
 
 
 def _attachment(request: AnyStart) -> Callable[[Transition], None] | None:
@@ -415,10 +416,6 @@ class StartRPCs:
             NamespaceNotFound, FailedPrecondition: no such namespace, or a deprecated one.
             Unavailable: the store failed; the run may or may not be there.
         """
-        if request.request_eager_execution and request.cron_schedule:
-            raise InvalidArgument(
-                "RequestEagerExecution and CronSchedule may not be used together."
-            )
         outcome = await self.node.starting.start(request)
         return start_response(outcome, request)
 

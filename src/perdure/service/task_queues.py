@@ -38,7 +38,7 @@ class TaskQueueRPCs:
         node = self.node
         node.namespaces.get(request.namespace)
         name = request.task_queue.name
-        validation.required(name, "TaskQueue", node.settings)
+        validation.task_queue(request, node.settings)
         kind = int(request.task_queue_type or TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
         queue = node.matching.known(request.namespace, name, kind)
         made = DescribeTaskQueueResponse()
@@ -81,7 +81,7 @@ class TaskQueueRPCs:
     ) -> ListTaskQueuePartitionsResponse:
         """A queue is never cut in parts here: one partition of each kind."""
         self.node.namespaces.get(request.namespace)
-        validation.required(request.task_queue.name, "TaskQueue", self.node.settings)
+        validation.task_queue(request, self.node.settings)
         part = TaskQueuePartitionMetadata(key=request.task_queue.name, owner_host_name="perdure")
         return ListTaskQueuePartitionsResponse(
             activity_task_queue_partitions=[part], workflow_task_queue_partitions=[part]

@@ -9,6 +9,10 @@ from google.protobuf.message import Message
 from temporalio.api.common.v1 import RetryPolicy, WorkflowExecution
 from temporalio.api.enums.v1 import WorkflowIdConflictPolicy, WorkflowIdReusePolicy
 from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    ListTaskQueuePartitionsRequest,
+    PollActivityTaskQueueRequest,
+    PollWorkflowTaskQueueRequest,
     SignalWithStartWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
 )
@@ -24,6 +28,16 @@ TERMINATE_IF_RUNNING = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE_
 REJECT_DUPLICATE = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_REJECT_DUPLICATE
 TERMINATE_EXISTING = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
 
+RESERVED_PREFIX = "/_sys/"
+
+NamesQueue = (
+    StartWorkflowExecutionRequest
+    | SignalWithStartWorkflowExecutionRequest
+    | PollWorkflowTaskQueueRequest
+    | PollActivityTaskQueueRequest
+    | DescribeTaskQueueRequest
+    | ListTaskQueuePartitionsRequest
+)
 AnyStart = StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest
 
 
@@ -40,6 +54,20 @@ def bounded(value: str, name: str, settings: Settings) -> None:
     if len(value) * 4 > limit and len(value.encode()) > limit:
         raise InvalidArgument(
             f"{name} length exceeds limit: {len(value.encode())} bytes, {limit} are allowed."
+        )
+
+
+def task_queue(request: NamesQueue, settings: Settings) -> None:
+    """The task queue that a request names."""
+    name = request.task_queue.name
+    if not name and not request.HasField("task_queue"):
+        raise InvalidArgument("taskQueue is not set")
+    if not name:
+        raise InvalidArgument("missing task queue name")
+    bounded(name, "taskQueue", settings)
+    if name.startswith(RESERVED_PREFIX):
+        raise InvalidArgument(
+            f"task queue name cannot start with reserved prefix {RESERVED_PREFIX}"
         )
 
 
@@ -64,11 +92,20 @@ def execution(value: WorkflowExecution, settings: Settings) -> None:
     bounded(value.workflow_id, "WorkflowId", settings)
 
 
+def workflow_id(value: str, settings: Settings) -> None:
+    """The id of a run that is to be started."""
+    if not value:
+        raise InvalidArgument("WorkflowId is not set on request.")
+    size_bytes, limit = len(value.encode()), settings.id_bytes_max
+    if size_bytes > limit:
+        raise InvalidArgument(f"WorkflowId exceeds maximum allowed length ({size_bytes}/{limit})")
+
+
 def start(request: AnyStart, settings: Settings) -> None:
     """A start or signal-with-start request."""
-    required(request.workflow_id, "WorkflowId", settings)
+    workflow_id(request.workflow_id, settings)
     required(request.workflow_type.name, "WorkflowType", settings)
-    required(request.task_queue.name, "TaskQueue", settings)
+    task_queue(request, settings)
     bounded(request.request_id, "RequestId", settings)
     bounded(request.identity, "Identity", settings)
     for name in ("workflow_execution_timeout", "workflow_run_timeout", "workflow_task_timeout"):
@@ -86,7 +123,9 @@ def start(request: AnyStart, settings: Settings) -> None:
 def _length(value: Duration, name: str) -> None:
     if value.seconds < 0 or value.nanos < 0 or not -999_999_999 <= value.nanos <= 999_999_999:
         words = "".join(word.capitalize() for word in name.split("_"))
-        raise InvalidArgument(f"Invalid {words}: negative or malformed.")
+        raise InvalidArgument(
+            f"An invalid {words}Seconds is set on request. cause: negative duration"
+        )
 
 
 def _delay(request: AnyStart) -> None:
@@ -121,11 +160,11 @@ def retry_policy(policy: RetryPolicy) -> None:
     if policy.maximum_attempts == 1:
         return
     if initial_ns < 0:
-        raise InvalidArgument("InitialInterval cannot be negative on retry policy.")
+        raise InvalidArgument("invalid InitialInterval set on retry policy: negative duration")
     if policy.backoff_coefficient and not policy.backoff_coefficient >= 1:
         raise InvalidArgument("BackoffCoefficient cannot be less than 1 on retry policy.")
     if maximum_ns < 0:
-        raise InvalidArgument("MaximumInterval cannot be negative on retry policy.")
+        raise InvalidArgument("invalid MaximumInterval set on retry policy: negative duration")
     if maximum_ns and maximum_ns < initial_ns:
         raise InvalidArgument(
             "MaximumInterval cannot be less than InitialInterval on retry policy."

@@ -55,7 +55,8 @@ class WorkflowTaskRPCs:
         node = self.node
         node.namespaces.get(request.namespace)
         name = request.task_queue.name
-        validation.required(name, "TaskQueue", node.settings)
+        validation.task_queue(request, node.settings)
+        validation.bounded(request.identity, "Identity", node.settings)
         queue = node.matching.queue(request.namespace, name, WORKFLOW)
         poll = Poll(queue, request.identity, CALLER.get().in_process, advance, evict)
         poll.worker = request.worker_instance_key
