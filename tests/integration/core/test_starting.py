@@ -149,8 +149,8 @@ def _two_policies() -> Any:
     [
         (_without("workflow_id"), "WorkflowId"),
         (_without("workflow_type"), "WorkflowType"),
-        (_without("task_queue"), "TaskQueue"),
-        (start_request("x" * 1001), "WorkflowId length"),
+        (_without("task_queue"), "taskQueue"),
+        (start_request("x" * 1001), "WorkflowId exceeds"),
         (start_request(request_id="x" * 1001), "RequestId length"),
         (start_request(input=payloads("x" * 3_000_000)), "input"),
         (start_request(cron_schedule="every day"), "CronSchedule"),

@@ -36,7 +36,7 @@ def attributes(**fields: Payload) -> SearchAttributes:
     ("value", "wanted", "plain"),
     [
         ("x", KEYWORD, "x"),
-        ("two words", TEXT, "two words"),
+        ("Two words", TEXT, ["two", "words"]),
         (7, INT, 7),
         (7, DOUBLE, 7.0),
         (1.5, DOUBLE, 1.5),

@@ -14,6 +14,7 @@ from store_contract import record
 from store_oracle import answer
 
 from perdure.api.errors import InvalidArgument
+from perdure.service import search_attributes
 from perdure.service.filter import parse
 from perdure.store.contract import Record, Store, Write
 from perdure.store.paging import position
@@ -55,7 +56,7 @@ prices = st.sampled_from((-1.5, 0.0, 1.0, 2.5, 1e300))
 attributes = st.fixed_dictionaries(
     {},
     optional={
-        "Note": words,
+        "Note": words.map(search_attributes.words),
         "City": words,
         'o"d\\d': words,
         "Count": small,
@@ -106,9 +107,10 @@ durations = st.sampled_from(("'1ns'", "2", "'00:00:01'", "'1h30m'"))
 
 KINDS: dict[str, tuple[st.SearchStrategy[str], tuple[str, ...], bool]] = {}
 ALL, EQUAL = ("=", "!=", "<", "<=", ">", ">="), ("=", "!=")
-for name in ("WorkflowType", "WorkflowId", "ParentWorkflowId", "City", "Note", '`o"d\\d`'):
+for name in ("WorkflowType", "WorkflowId", "ParentWorkflowId", "City", '`o"d\\d`'):
     KINDS[name] = (strings, ALL, True)
 KINDS |= {
+    "Note": (strings, EQUAL, True),
     "Tags": (strings, EQUAL, True),
     "ExecutionStatus": (statuses, EQUAL, False),
     "StartTime": (times, ALL, False),
@@ -154,7 +156,7 @@ filters = st.recursive(
 orders = st.lists(
     st.builds(
         lambda name, way: f"{name} {way}".strip(),
-        st.sampled_from(sorted(set(KINDS) - {"Tags"})),
+        st.sampled_from(sorted(set(KINDS) - {"Tags", "Note"})),
         st.sampled_from(("", "ASC", "desc")),
     ),
     max_size=2,
