@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueuePartitionMetadata
+from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueType
+from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueuePartitionMetadata, TaskQueueStats
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
     DescribeTaskQueueResponse,
@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.errors import Unavailable
 from perdure.api.times import SECOND_NS, duration, timestamp
 from perdure.service import validation
-from perdure.service.matching import TaskQueue
+from perdure.service.matching import ACTIVITY, WORKFLOW, TaskQueue
 from perdure.store.contract import StoreError
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 POLLER_SEEN_NS = 300 * SECOND_NS
 """For how long a poller that is gone is still shown."""
+
+
+_DEFAULT_PRIORITY = 3
 
 
 class TaskQueueRPCs:
@@ -34,25 +37,50 @@ class TaskQueueRPCs:
     async def describe_task_queue(
         self, request: DescribeTaskQueueRequest
     ) -> DescribeTaskQueueResponse:
-        """Who polls a queue, and how much waits there."""
+        """Who polls a queue, and how much waits there.
+
+        The enhanced mode shows several types of one queue at once; there is one version, "".
+        """
         node = self.node
         node.namespaces.get(request.namespace)
         name = request.task_queue.name
         validation.task_queue(request, node.settings)
+        if request.api_mode == DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
+            return await self._enhanced(request)
         kind = int(request.task_queue_type or TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
         queue = node.matching.known(request.namespace, name, kind)
         made = DescribeTaskQueueResponse()
         if queue is not None:
             made.pollers.extend(self._pollers(queue))
-        waiting = await self._waiting(request.namespace, name, kind)
+        stats = await self._stats(request.namespace, name, kind)
         if request.include_task_queue_status:
-            made.task_queue_status.backlog_count_hint = waiting
+            made.task_queue_status.backlog_count_hint = stats.approximate_backlog_count
         if request.report_stats:
-            made.stats.approximate_backlog_count = waiting
-            oldest_ns = queue.rows[0].created_ns if queue is not None and queue.rows else 0
-            if oldest_ns:
-                age_ns = max(0, node.clock.now_ns() - oldest_ns)
-                made.stats.approximate_backlog_age.CopyFrom(duration(age_ns))
+            made.stats.CopyFrom(stats)
+            made.stats_by_priority_key[_DEFAULT_PRIORITY].CopyFrom(stats)
+        return made
+
+    async def _enhanced(self, request: DescribeTaskQueueRequest) -> DescribeTaskQueueResponse:
+        made = DescribeTaskQueueResponse()
+        types = made.versions_info[""].types_info
+        for kind in dict.fromkeys(request.task_queue_types or (WORKFLOW, ACTIVITY)):
+            if kind not in (WORKFLOW, ACTIVITY):
+                continue
+            name = request.task_queue.name
+            queue = self.node.matching.known(request.namespace, name, kind)
+            if queue is not None:
+                types[kind].pollers.extend(self._pollers(queue))
+            types[kind].stats.CopyFrom(await self._stats(request.namespace, name, kind))
+        return made
+
+    async def _stats(self, namespace: str, name: str, kind: int) -> TaskQueueStats:
+        """How many tasks wait, and the oldest for how long."""
+        made = TaskQueueStats(approximate_backlog_count=await self._waiting(namespace, name, kind))
+        queue = self.node.matching.known(namespace, name, kind)
+        age_ns = 0
+        if queue is not None and queue.rows:
+            age_ns = max(0, self.node.clock.now_ns() - queue.rows[0].created_ns)
+        made.approximate_backlog_age.CopyFrom(duration(age_ns))
         return made
 
     def _pollers(self, queue: TaskQueue) -> list[PollerInfo]:
