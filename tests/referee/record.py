@@ -62,7 +62,7 @@ class Names:
 def history_lines(events: list[HistoryEvent], names: Names) -> Iterator[str]:
     """Each event's type, and under it the attributes that are set."""
     for event in events:
-        _drop_request_id(event)
+        _drop_what_differs(event)
         kind = EventType.Name(event.event_type).removeprefix("EVENT_TYPE_")
         yield f"  {event.event_id} {kind}"
         for field, value in event.ListFields():
@@ -73,11 +73,14 @@ def history_lines(events: list[HistoryEvent], names: Names) -> Iterator[str]:
                 yield f"      {line}"
 
 
-def _drop_request_id(event: HistoryEvent) -> None:
-    """Who polled which attempt: known to the server alone."""
+def _drop_what_differs(event: HistoryEvent) -> None:
+    """Ids of polls, which the server alone knows; and what the time of day decides."""
     field = event.WhichOneof("attributes") or ""
     if field.endswith("_task_started_event_attributes"):
         getattr(event, field).ClearField("request_id")
+    started = event.workflow_execution_started_event_attributes
+    if started.cron_schedule:
+        started.ClearField("first_workflow_task_backoff")
 
 
 def message_lines(message: Message, names: Names, path: str = "") -> Iterator[str]:

@@ -36,6 +36,17 @@ DYNAMIC_CONFIG = (
 """Temporal slows down chains of runs that are shorter than a second, and deletes a run half a
 minute after it closed; perdure does neither."""
 
+LIMITS = {
+    "history.maximumSignalsPerExecution": 15,
+    "limit.historyCount.suggestContinueAsNew": 100,
+    "limit.historyCount.error": 150,
+    "limit.numPendingActivities.error": 20,
+    "limit.numPendingChildExecutions.error": 5,
+    "limit.numPendingSignals.error": 5,
+    "limit.numPendingCancelRequests.error": 5,
+}
+"""For both servers, under the names that they share; low, so that tests can meet them."""
+
 READY_WITHIN_S = 30.0
 _BIN = Path(sys.executable).parent
 
@@ -44,7 +55,7 @@ def temporal_command(port: int) -> list[str]:
     """The dev server, with its data in memory."""
     command = [str(_BIN / "temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
     command += ["--port", str(port), "--log-level", "error"]
-    for setting in DYNAMIC_CONFIG:
+    for setting in (*DYNAMIC_CONFIG, *(f"{name}={value}" for name, value in LIMITS.items())):
         command += ["--dynamic-config-value", setting]
     for name, kind in SEARCH_ATTRIBUTES.items():
         command += ["--search-attribute", f"{name}={kind}"]
@@ -53,8 +64,10 @@ def temporal_command(port: int) -> list[str]:
 
 def perdure_command(port: int, folder: Path) -> list[str]:
     """perdure's server on a file."""
-    database = f"sqlite:///{folder / 'perdure.db'}"
-    return [str(_BIN / "perdure"), "server", "--db", database, "--port", str(port)]
+    config = folder / "perdure.toml"
+    config.write_text("".join(f"{name} = {value}\n" for name, value in LIMITS.items()))
+    command = [str(_BIN / "perdure"), "server", "--port", str(port), "--config", str(config)]
+    return [*command, "--db", f"sqlite:///{folder / 'perdure.db'}"]
 
 
 async def add_search_attributes(address: str) -> None:

@@ -19,7 +19,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api import wire
-from perdure.api.errors import NotFound, ResourceExhausted
+from perdure.api.errors import InvalidArgument, NotFound
 from perdure.api.times import duration, timestamp
 from perdure.engine import closing, events, retry, workflow_tasks
 from perdure.engine.execution import Execution
@@ -239,14 +239,14 @@ def signal(
 ) -> None:
     """Record a signal; one with a request id that was seen before does nothing.
 
-    Raises NotFound (closed), ResourceExhausted (too many signals in this run).
+    Raises NotFound (closed), InvalidArgument (too many signals in this run).
     """
     if request.request_id in tx.run.requests:
         return  # also when the run has closed since: it was delivered
     _check_open(tx)
     state, limit = tx.run.state, tx.limits.signals_max
     if 0 < limit <= state.signal_count:
-        raise ResourceExhausted(
+        raise InvalidArgument(
             f"exceeded workflow execution limit for signal events: {limit} signals in one run; "
             "continue as new to take more"
         )

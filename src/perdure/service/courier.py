@@ -33,9 +33,9 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api.errors import (
     AlreadyExists,
+    InvalidArgument,
     NamespaceNotFound,
     NotFound,
-    ResourceExhausted,
     RPCError,
     Unavailable,
 )
@@ -286,7 +286,7 @@ class Courier:
         try:
             find = partial(self._target, info, message)
             await self._executions.transact_found(find, operation)
-        except (NotFound, ResourceExhausted) as error:
+        except (NotFound, InvalidArgument) as error:
             failed = partial(external.signal_failed, message=message, cause=_signal_cause(error))
             await self._answer(key, row_id, failed)
             return
@@ -382,7 +382,7 @@ def _closed_meanwhile(initiated_event_id: int, run_id: str, key: int, tx: Transi
 def _signal_cause(error: RPCError) -> int:
     if isinstance(error, NamespaceNotFound):
         return SignalCause.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
-    if isinstance(error, ResourceExhausted):
+    if isinstance(error, InvalidArgument):
         return _TOO_MANY_SIGNALS
     return _NOT_THERE
 

@@ -46,9 +46,9 @@ class SignalRPCs:
         """Send a signal. The same request id again does nothing more.
 
         Raises:
-            InvalidArgument: the request lacks something or is too large.
+            InvalidArgument: the request lacks something or is too large, or the run has had as
+                many signals as it may.
             NotFound: no such run, or it is closed.
-            ResourceExhausted: the run has had as many signals as it may.
         """
         settings = self.node.settings
         self._check(request)

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import (
     SignalWorkflowExecutionRequest,
 )
 
-from perdure.api.errors import NotFound, ResourceExhausted
+from perdure.api.errors import InvalidArgument, NotFound
 from perdure.engine import alarms, lifecycle, retry
 from perdure.engine.lifecycle import StartRun
 from perdure.engine.limits import Limits
@@ -244,7 +244,7 @@ def limited(**limits: int) -> Any:
 def test_signals_are_limited() -> None:
     play = Play()
     play.do(limited(signals_max=1))
-    with pytest.raises(ResourceExhausted, match="1 signals"):
+    with pytest.raises(InvalidArgument, match="1 signals"):
         play.do(limited(signals_max=1))
     assert play.types.count("WORKFLOW_EXECUTION_SIGNALED") == 1
 
