@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from perdure.server.config import Config
 from perdure.service.node import Node
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from perdure.server.transports import Transport
 
 __all__ = ["Plan", "Server", "serving"]
+
+_FLUSH_S: Final = 5.0
+"""How long the last answers may take to leave."""
 
 log = logging.getLogger("perdure.server")
 
@@ -78,7 +81,7 @@ class Server:
         grace_s = self._plan.config.grace_s
         if not await self._door.idle(grace_s):
             log.warning("calls are still running after %s s: cut off", grace_s)
-        await self._transport.stop(0)
+        await self._transport.stop(_FLUSH_S)
 
 
 def address_of(host: str, port: int) -> str:

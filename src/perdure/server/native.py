@@ -33,6 +33,7 @@ log = logging.getLogger("perdure.server")
 
 _BATCH: Final = 64
 _IO_THREADS: Final = 1
+_FLUSH_S: Final = 0.4
 _CANCELLED: Final = Status(int(StatusCode.CANCELLED), "The call was cancelled.", b"")
 
 
@@ -99,6 +100,7 @@ class NativeTransport:
         """See `Transport`."""
         self._stopping = True
         await self._finish(grace_s)
+        await asyncio.sleep(min(grace_s, _FLUSH_S))  # closing cuts off answers on their way
         if self._behind is not None:
             await self._behind.stop(0)
         await self._loop.run_in_executor(None, self._front.close)

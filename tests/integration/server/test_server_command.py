@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from temporalio import activity, workflow
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -20,6 +22,8 @@ from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 COMMAND = [sys.executable, "-m", "perdure.cli", "server"]
 READY = re.compile(r"perdure \S+: gRPC on (\S+), data in (\S+)\n")
+
+POLL = "/temporal.api.workflowservice.v1.WorkflowService/PollActivityTaskQueue"
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -188,3 +192,17 @@ def test_a_missing_extra_says_what_to_install(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "pip install 'perdure[server]'" in done.stderr
     assert not (tmp_path / "perdure.db").exists()
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "native"])
+async def test_all_parked_polls_are_answered_before_it_ends(start: Start, transport: str) -> None:
+    process = start("--port", "0", "--db", "memory://", "--transport", transport)
+    address, _ = said(process)
+    request = PollActivityTaskQueueRequest(namespace="default", task_queue=TaskQueue(name="q"))
+    body = request.SerializeToString()
+    async with grpc.aio.insecure_channel(address) as channel:
+        polls = [channel.unary_unary(POLL)(body) for _ in range(1_500)]
+        await asyncio.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        assert {await poll.code() for poll in polls} == {grpc.StatusCode.OK}
+    assert failed(process)[0] == 0
