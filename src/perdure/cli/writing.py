@@ -36,6 +36,8 @@ def add_to(app: typer.Typer) -> None:
     command(app, "signal", "write")(signal)
     command(app, "cancel", "write")(cancel)
     command(app, "terminate", "write")(terminate)
+    command(app, "pause", "write")(pause)
+    command(app, "unpause", "write")(unpause)
     command(app, "reset", "write")(reset)
     command(app, "delete", "write")(delete)
 
@@ -141,6 +143,30 @@ async def terminate(
     """End a workflow at once."""
     await client.handle(workflow_id, run_id=run_id).terminate(reason=reason)
     output.done(f"terminated {workflow_id}", workflow_id=workflow_id)
+
+
+async def pause(
+    client: "Client",
+    output: Output,
+    workflow_id: WorkflowId,
+    run_id: RunId = None,
+    reason: Reason = "",
+) -> None:
+    """Hold a workflow: no worker gets a task of it until it is unpaused."""
+    await client.handle(workflow_id, run_id=run_id).pause(reason=reason)
+    output.done(f"paused {workflow_id}", workflow_id=workflow_id)
+
+
+async def unpause(
+    client: "Client",
+    output: Output,
+    workflow_id: WorkflowId,
+    run_id: RunId = None,
+    reason: Reason = "",
+) -> None:
+    """Let a paused workflow go on."""
+    await client.handle(workflow_id, run_id=run_id).unpause(reason=reason)
+    output.done(f"unpaused {workflow_id}", workflow_id=workflow_id)
 
 
 async def reset(

@@ -46,7 +46,11 @@ def _pending(run: Execution) -> Iterator[Due]:
     info, state = run.info, run.state
     if info.run_deadline_ns:
         yield info.run_deadline_ns, closing.time_out
-    if state.first_task_backoff_until_ns and workflow_tasks.never_scheduled(run):
+    if (
+        state.first_task_backoff_until_ns
+        and not run.is_held
+        and workflow_tasks.never_scheduled(run)
+    ):
         yield state.first_task_backoff_until_ns, _end_backoff
     yield from _of_the_task(run)
     for timer in run.timers.values():

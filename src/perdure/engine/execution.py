@@ -13,6 +13,7 @@ from perdure.engine.state import (
     Child,
     ExternalCancel,
     ExternalSignal,
+    Pause,
     RunInfo,
     RunState,
     SeenRequest,
@@ -21,6 +22,7 @@ from perdure.engine.state import (
     Update,
 )
 
+_PAUSED = int(WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_PAUSED)
 _OPEN = frozenset(
     int(status)
     for status in (
@@ -51,6 +53,7 @@ class Execution:
         "items",
         "key",
         "memo",
+        "pause",
         "requests",
         "signals",
         "start_attributes",
@@ -85,12 +88,18 @@ class Execution:
         self.buffered: dict[int, BufferedEvent] = {}  # by item id: in order of arrival
         self.requests: dict[str, SeenRequest] = {}
         self.start_attributes: StartAttributes | None = None
+        self.pause: Pause | None = None
         for item in items:
             self.index(item)
 
     @property
     def is_open(self) -> bool:
         return self.state.status in _OPEN
+
+    @property
+    def is_held(self) -> bool:
+        """Paused: no worker gets a task of it."""
+        return self.state.status == _PAUSED
 
     @property
     def in_flight(self) -> bool:
@@ -123,6 +132,8 @@ class Execution:
                 self.requests[item.request_id] = item
             case StartAttributes():
                 self.start_attributes = item
+            case Pause():
+                self.pause = item
 
     def forget(self, item: AnyItem) -> None:
         """Take an item out."""
@@ -147,3 +158,5 @@ class Execution:
                 del self.requests[item.request_id]
             case StartAttributes():
                 self.start_attributes = None
+            case Pause():
+                self.pause = None

@@ -222,6 +222,15 @@ class StartAttributes(Item, array_like=True, gc=False, tag=9):
     attributes: bytes
 
 
+class Pause(Item, array_like=True, gc=False, tag=10):
+    """Who holds the run, since when, and why; there while it is held."""
+
+    paused_ns: int
+    identity: str
+    reason: str
+    request_id: str
+
+
 AnyItem = (
     Activity
     | Timer
@@ -232,6 +241,7 @@ AnyItem = (
     | BufferedEvent
     | SeenRequest
     | StartAttributes
+    | Pause
 )
 
 _encoder = msgspec.msgpack.Encoder()

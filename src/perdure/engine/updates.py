@@ -106,10 +106,13 @@ def check_admission(
     """Raise unless the run can take one more update that it does not know yet.
 
     `waiting`: updates that the service has admitted and the run has not accepted. A limit of 0 is
-    none. Raises NotFound (the run is closed), ResourceExhausted or FailedPrecondition (limits).
+    none. Raises NotFound (the run is closed), ResourceExhausted (limits) or FailedPrecondition (a
+    limit, or it is paused).
     """
     if not run.is_open:
         raise NotFound("workflow execution already completed")
+    if run.is_held:
+        raise FailedPrecondition("Workflow is paused. Cannot update the workflow.")
     unfinished = sum(1 for update in run.updates.values() if not update.completed_event_id)
     if in_flight_limit and waiting + unfinished >= in_flight_limit:
         raise ResourceExhausted(

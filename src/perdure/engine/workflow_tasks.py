@@ -265,6 +265,21 @@ def fail(
     ensure_scheduled(tx)
 
 
+def withdraw(tx: Transition, cause: int) -> None:
+    """Take a task away that no worker has; one that a worker has stays."""
+    state = tx.run.state
+    task = state.workflow_task
+    if task is None or task.started_ns:
+        return
+    if task.attempt == 1 and not task.speculative:
+        event = WorkflowTaskFailedEventAttributes(
+            scheduled_event_id=task.scheduled_event_id, identity=_SERVER
+        )
+        event.cause = cause  # type: ignore[assignment]
+        tx.append(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED, event)
+    state.workflow_task = None
+
+
 def force_out(tx: Transition) -> None:
     """The run is closed from outside: end a started task, and let buffered events be seen."""
     task = tx.run.state.workflow_task

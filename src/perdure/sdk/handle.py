@@ -344,7 +344,12 @@ class WorkflowHandle(Generic[R_co]):
             await self._client.calls("delete_workflow_execution", request)
 
     async def pause(self, *, reason: str = "") -> None:
-        """Hold the workflow: no workflow task is given out until `unpause`."""
+        """Hold the workflow: what comes is recorded, and no worker gets a task until `unpause`.
+
+        Raises:
+            WorkflowNotFoundError: no such workflow, or it has ended.
+            RPCError: it is paused already, or the server does not offer it.
+        """
         request = PauseWorkflowExecutionRequest(
             namespace=self._client.namespace,
             workflow_id=self.id,
@@ -357,7 +362,12 @@ class WorkflowHandle(Generic[R_co]):
             await self._client.calls("pause_workflow_execution", request)
 
     async def unpause(self, *, reason: str = "") -> None:
-        """Let a paused workflow go on."""
+        """Let a paused workflow go on.
+
+        Raises:
+            WorkflowNotFoundError: no such workflow, or it has ended.
+            RPCError: it is not paused.
+        """
         request = UnpauseWorkflowExecutionRequest(
             namespace=self._client.namespace,
             workflow_id=self.id,

@@ -90,6 +90,10 @@ def extended_info(run: Execution) -> WorkflowExecutionExtendedInfo:
         started = made.request_id_infos[run.info.start_request_id]
         started.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
         started.event_id = 1
+    if run.pause is not None:
+        made.pause_info.identity = run.pause.identity
+        made.pause_info.reason = run.pause.reason
+        _set_time(made.pause_info.paused_time, run.pause.paused_ns)
     return made
 
 

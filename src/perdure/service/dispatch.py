@@ -460,7 +460,7 @@ def ready_workflow_task(run: Execution, scheduled_event_id: int, stamp: int) -> 
 def ready_activity(run: Execution, scheduled_event_id: int, stamp: int) -> Activity | None:
     """The activity, if this attempt of it is the present one and no worker has it."""
     activity = run.activities.get(scheduled_event_id)
-    if activity is None or activity.started_ns or activity.stamp != stamp:
+    if activity is None or activity.started_ns or activity.stamp != stamp or run.is_held:
         return None
     return activity
 

@@ -64,9 +64,9 @@ ANSWERED = QueryResultType.QUERY_RESULT_TYPE_ANSWERED
 
 
 def is_rejected(run: Execution, condition: int) -> bool:
-    """Whether the caller does not want to query a run in this state."""
+    """Whether the caller does not want to query a run in this state; a held one has no worker."""
     if run.is_open:
-        return False
+        return run.is_held
     if condition == NOT_OPEN:
         return True
     return condition == NOT_CLEAN and run.state.status != COMPLETED

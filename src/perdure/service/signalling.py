@@ -1,4 +1,4 @@
-"""The RPCs that reach a run from outside: signal, request to cancel, terminate."""
+"""The RPCs that reach a run from outside: signal, request to cancel, terminate, pause."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from temporalio.api.common.v1 import Link, Payloads
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.workflowservice.v1 import (
+    PauseWorkflowExecutionRequest,
+    PauseWorkflowExecutionResponse,
     RequestCancelWorkflowExecutionRequest,
     RequestCancelWorkflowExecutionResponse,
     SignalWithStartWorkflowExecutionRequest,
@@ -17,10 +19,12 @@ from temporalio.api.workflowservice.v1 import (
     SignalWorkflowExecutionResponse,
     TerminateWorkflowExecutionRequest,
     TerminateWorkflowExecutionResponse,
+    UnpauseWorkflowExecutionRequest,
+    UnpauseWorkflowExecutionResponse,
 )
 
 from perdure.api.errors import InvalidArgument, NotFound
-from perdure.engine import lifecycle
+from perdure.engine import lifecycle, pausing
 from perdure.engine.lifecycle import AlreadyClosed
 from perdure.engine.transition import Transition
 from perdure.service import validation
@@ -104,6 +108,39 @@ class SignalRPCs:
 
         await self._reach(request, terminate)
         return TerminateWorkflowExecutionResponse()
+
+    async def pause_workflow_execution(
+        self, request: PauseWorkflowExecutionRequest
+    ) -> PauseWorkflowExecutionResponse:
+        """Hold a run: nothing of it is given to a worker until it is unpaused.
+
+        Raises NotFound when it is closed, FailedPrecondition when it is held already.
+        """
+        await self._hold(request, partial(pausing.pause, request=request))
+        return PauseWorkflowExecutionResponse()
+
+    async def unpause_workflow_execution(
+        self, request: UnpauseWorkflowExecutionRequest
+    ) -> UnpauseWorkflowExecutionResponse:
+        """Let a held run go on. Raises NotFound when closed, FailedPrecondition when not held."""
+        await self._hold(request, partial(pausing.unpause, request=request))
+        return UnpauseWorkflowExecutionResponse()
+
+    async def _hold(
+        self,
+        request: PauseWorkflowExecutionRequest | UnpauseWorkflowExecutionRequest,
+        operation: Callable[[Transition], None],
+    ) -> None:
+        node = self.node
+        node.namespaces.get(request.namespace)
+        if not request.workflow_id:
+            raise InvalidArgument("Can't load workflow execution.  WorkflowId not set.")
+        for name in ("identity", "reason", "request_id"):
+            validation.bounded(getattr(request, name), name, node.settings)
+        find = partial(
+            node.executions.resolve, request.namespace, request.workflow_id, request.run_id
+        )
+        await node.executions.transact_found(find, operation)
 
     def _check(self, request: AnyRequest) -> None:
         self.node.namespaces.get(request.namespace)

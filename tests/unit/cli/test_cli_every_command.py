@@ -57,6 +57,8 @@ COMMANDS: list[tuple[list[str], str, Any]] = [
     (["query", "c", "now", "-m", "program"], "^4$", 4),
     (["update", "c", "set", "-i", "3", "-m", "program"], "^4$", 4),
     (["cancel", "c", "--reason", "x"], "asked c to cancel", {"workflow_id": "c"}),
+    (["pause", "c"], "paused c", {"workflow_id": "c"}),
+    (["unpause", "c"], "unpaused c", {"workflow_id": "c"}),
     (["reset", "d", "--to", "first"], "reset d: it goes on as run", {"run_id": str}),
     (["terminate", "c"], "terminated c", {"workflow_id": "c"}),
     (["delete", "d"], "deleted d", {"workflow_id": "d"}),
@@ -94,6 +96,8 @@ def test_every_command_has_both_outputs(played: Stage) -> None:
         assert re.search(pattern, shown.out, re.MULTILINE), (arguments, shown.out)
         if arguments[0] in ending:
             played.workflow("start", "Counter", "-w", arguments[1])
+        if arguments[0] in ("pause", "unpause"):  # each can be done once
+            played.workflow("unpause" if arguments[0] == "pause" else "pause", "c")
         if arguments[0] == "reset":  # a run that was just reset has no such point yet
             arguments = ["reset", "f", "--to", "first"]
         value = _ran(played, [*arguments, "--json"]).json
