@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import subprocess
@@ -307,11 +308,14 @@ def test_a_script_that_is_interrupted_twice_ends(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["here\n", "began\n"]
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
     try:
-        assert process.wait(40) != 0
+        for _ in range(40):  # two do, unless a busy machine delivers them as one
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                assert process.wait(1) != 0
+                break
+        else:
+            pytest.fail("the script goes on after Ctrl-C, whatever one does")
     finally:
         process.kill()
         process.stdout.close()

@@ -247,4 +247,4 @@ async def test_what_is_advertised(client: Client) -> None:
     assert able.worker_heartbeats
     assert able.poller_autoscaling
     assert not able.standalone_activities
-    assert not able.workflow_pause
+    assert able.workflow_pause
