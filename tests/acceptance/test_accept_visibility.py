@@ -72,8 +72,9 @@ FILTERS: list[tuple[str, Callable[[int], bool]]] = [
     ('Word = "w1\'\\"%_"', _has(lambda v: v[WORD] == "w1'\"%_")),
     ("Word STARTS_WITH 'w3'", _has(lambda v: v[WORD].startswith("w3"))),
     ("Word STARTS_WITH 'w_'", lambda n: False),  # no wildcard
-    ("Note = 'Lorem dolor number 3'", _has(lambda v: v[NOTE] == "Lorem dolor number 3")),
-    ("Note STARTS_WITH 'Lorem dolor'", _has(lambda v: "dolor" in v[NOTE])),
+    ("Note = 'Dolor'", _has(lambda v: "dolor" in v[NOTE])),  # a text is found by any word
+    ("Note = 'dolor 4'", _has(lambda v: {"dolor", "4"} & set(v[NOTE].split()))),
+    ("Note STARTS_WITH 'dol'", _has(lambda v: "dolor" in v[NOTE])),
     ("At >= '2026-01-20T12:00:00Z'", _has(lambda v: v[AT].day >= 20)),
     ("At < '2026-01-05T13:00:00+02:00'", _has(lambda v: v[AT].day < 5)),
     ("Tags = 't1'", _has(lambda v: "t1" in v[TAGS])),
