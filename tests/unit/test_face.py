@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import perdure
+from perdure import testing
 
 STUB = Path(perdure.__file__).with_suffix(".pyi")
 
@@ -86,3 +88,23 @@ def test_the_command_says_what_it_can_do_without_loading_the_service() -> None:
         "print('perdure.service' in sys.modules, 'temporalio.api.workflowservice' in sys.modules)"
     )
     assert run(code).splitlines()[-1] == "False False"
+
+
+def undocumented(owner: object, name: str) -> list[str]:
+    """What is public there and has no docstring."""
+    found = [] if inspect.getdoc(owner) else [name]
+    if inspect.isclass(owner) or name in ("workflow", "activity"):
+        for key in dir(owner):
+            value = inspect.getattr_static(owner, key)
+            function = value.fget if isinstance(value, property) else getattr(owner, key, None)
+            ours = str(getattr(function, "__module__", "")).startswith("perdure")
+            if not key.startswith("_") and callable(function) and ours:
+                found += [] if inspect.getdoc(function) else [f"{name}.{key}"]
+    return found
+
+
+def test_all_that_is_public_says_what_it_does() -> None:
+    places = [(perdure, name) for name in promised()]
+    places += [(testing, name) for name in testing.__all__]
+    assert [gap for place, name in places for gap in undocumented(getattr(place, name), name)] == []
+    assert undocumented(type("Bare", (), {"__module__": "perdure.x"}), "Bare") == ["Bare"]
