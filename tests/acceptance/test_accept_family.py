@@ -18,7 +18,7 @@ from perdure import (
     WorkflowStatus,
     workflow,
 )
-from perdure.testing import environment
+from targets import environment
 
 KIND = ChildWorkflowCancellationType
 

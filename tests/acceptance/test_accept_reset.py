@@ -6,7 +6,7 @@ import pytest
 from accept_stage import find, story, until
 
 from perdure import ResetReapply, RPCError, WorkflowNotFoundError, WorkflowStatus, workflow
-from perdure.testing import environment
+from targets import environment
 
 
 @workflow

@@ -1,0 +1,77 @@
+"""What the tests of the SDK run on: a node in this process, a perdure server, a Temporal server.
+
+A test that takes `environment` from here runs once on each. What a target cannot do is said beside
+the test: ``@pytest.mark.only_on("embedded", reason="time is skipped")``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+
+import perdure
+from perdure import Client, testing
+
+EMBEDDED: Final = "embedded"
+SERVERS: Final = ("perdure", "temporal")
+TARGETS: Final = (EMBEDDED, *SERVERS)
+
+
+class Target:
+    """One of `TARGETS`, with the ``host:port`` of a server."""
+
+    def __init__(self, name: str, address: str | None = None) -> None:
+        self.name = name
+        self.address = address
+
+    @asynccontextmanager
+    async def environment(self, **options: Any) -> AsyncIterator[Any]:
+        """A client with a namespace of its own; of the embedded target, with skipped time."""
+        if self.address is None:
+            async with testing.environment(**options) as env:
+                yield env
+            return
+        address = f"grpc://{self.address}"
+        namespace = await new_namespace(address)
+        async with perdure.connect(address, **{"namespace": namespace} | options) as client:
+            yield Served(client)
+
+
+class Served:
+    """As `perdure.testing.Environment`, as far as a server goes: its time passes by itself."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def now(self) -> datetime:
+        """The time, in UTC."""
+        return datetime.now(UTC)
+
+
+_here = Target(EMBEDDED)
+
+
+def go_to(target: Target) -> None:
+    """From now on `environment` is that of a target."""
+    global _here
+    _here = target
+
+
+def environment(**options: Any) -> Any:
+    """A client, and the time, on the target of the running test; see `perdure.testing`."""
+    return _here.environment(**options)
+
+
+async def new_namespace(address: str) -> str:
+    """Register a namespace that nobody else uses, so that tests may choose ids as they like."""
+    name = f"test-{uuid.uuid4().hex}"
+    request = RegisterNamespaceRequest(namespace=name)
+    request.workflow_execution_retention_period.FromSeconds(24 * 3600)
+    async with perdure.connect(address) as client:
+        await client.service.register_namespace(request)
+    return name
