@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 from perdure.sdk.lint import RULES, lint_paths, lint_source
+from perdure.sdk.lint.rules import rule_of_call
+from perdure.sdk.runtime.guards import FORBIDDEN
+
+ROOT = Path(__file__).resolve().parents[3]
 
 HEAD = """
-import asyncio, os, random, threading, subprocess, requests, time
+import asyncio, os, random, sys, threading, subprocess, requests, time
+from os import environ
 import concurrent.futures
 from time import sleep, monotonic
 from datetime import datetime
@@ -19,6 +25,13 @@ import perdure
 
 CACHE = {}
 LIMIT: int = 3
+STARTED = datetime.now()
+SEED: float = 1 + random.random()
+REGION = os.environ.get("REGION", "eu")
+LATER = lambda: time.time()
+
+def input(text):
+    return text
 
 """
 
@@ -47,10 +60,24 @@ def rules(body: str, decorator: str = "@workflow") -> list[str]:
         ("return os.environ['HOME']", "environment"),
         ("return os.environ.get('HOME')", "environment"),
         ("return os.getenv('HOME')", "environment"),
+        ("return dict(os.environ)", "environment"),
+        ("return 'HOME' in os.environ", "environment"),
+        ("return environ['HOME']", "environment"),
+        ("return sys.argv[1]", "environment"),
+        ("os.system('ls')", "thread"),
+        ("os.execv('ls', [])", "thread"),
         ("random.SystemRandom()", "random"),
+        ("return STARTED", "import-time"),
+        ("return [SEED, x]", "import-time"),
+        ("return REGION", "import-time"),
         ("for n in {1, 2}: pass", "set-order"),
         ("for n in set(x): pass", "set-order"),
         ("names = set(x)\nreturn [n for n in names]", "set-order"),
+        ("return list(set(x))", "set-order"),
+        ("return ', '.join({'a', x})", "set-order"),
+        ("for i, n in enumerate(frozenset(x)): pass", "set-order"),
+        ("return [*set(x)]", "set-order"),
+        ("return {n: 1 for n in set(x)}", "set-order"),
         ("CACHE[x] = 1", "global-state"),
         ("CACHE.update(a=1)", "global-state"),
         ("del CACHE[x]", "global-state"),
@@ -76,7 +103,18 @@ def test_what_is_found(body: str, rule: str) -> None:
         "return datetime.now()",
         "return monotonic()",  # mended when the workflow is decorated
         "await asyncio.sleep(1)",
+        "started = datetime.now()\nreturn started",
         "return sorted({1, 2})",
+        "return sorted(n for n in {1, 2})",
+        "return sorted(list({1, 2}))",
+        "return max(n for n in set(x))",
+        "return {n for n in set(x)}",
+        "return {*set(x), 3}",
+        "return len(set(x))",
+        "STARTED = 1\nreturn STARTED",
+        "return LATER()",
+        "environ = {}\nreturn environ",
+        "return input(x)",  # the module's own
         "for n in sorted(set(x)): pass",
         "return x in {1, 2}",
         "CACHE = {}\nCACHE[x] = 1",
@@ -94,6 +132,44 @@ def test_what_is_found(body: str, rule: str) -> None:
 )
 def test_what_is_left_alone(body: str) -> None:
     assert rules(body) == []
+
+
+@pytest.mark.parametrize("value", ["datetime.now()", "time.time()", "os.getenv('X')"])
+def test_what_is_taken_at_import_is_no_value_for_a_workflow(value: str) -> None:
+    default = f"{HEAD}@workflow\nasync def run(x={value}): return x\n"
+    attribute = f"{HEAD}@workflow\nclass Flow:\n    at = {value}\n    def run(self): pass\n"
+    for source in (default, attribute, default.replace("(x=", "(*, x=")):
+        assert [finding.rule for finding in lint_source(source)] == ["import-time"]
+    late = f"{HEAD}@workflow\nasync def run(x=lambda: {value}): return x\n"
+    assert lint_source(late) == []
+    helper = f"{HEAD}def helper(x={value}): return x\n\n@workflow\nasync def run(): helper()\n"
+    assert [finding.rule for finding in lint_source(helper)] == ["import-time"]
+
+
+def test_every_rule_is_tried() -> None:
+    marks = test_what_is_found.pytestmark  # type: ignore[attr-defined]
+    assert {rule for _, rule in marks[0].args[1]} == set(RULES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_the_runtime_forbids_is_against_a_rule() -> None:
+    """Audit events that bear the name of a function: a call of it is found without running it."""
+    tried = 0
+    for event in FORBIDDEN:
+        module, _, name = event.rpartition(".")
+        try:
+            function = getattr(importlib.import_module(module), name, None) if module else open
+        except ImportError:
+            continue  # not in this version, or not a module
+        if callable(function) and not name.startswith("_") and module != "_thread":
+            tried += 1
+            assert rule_of_call(event), event
+    assert tried > 25
+
+
+@pytest.mark.parametrize("place", ["examples", "docs/tutorial", "tests/simulation"])
+def test_programs_that_replay_are_clean(place: str) -> None:
+    assert lint_paths([ROOT / place]) == []
 
 
 def test_an_ignored_rule_leaves_the_others() -> None:
