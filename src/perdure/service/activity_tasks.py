@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from temporalio.api.common.v1 import Payloads
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.taskqueue.v1 import TaskQueueMetadata
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueRequest,
     PollActivityTaskQueueResponse,
@@ -36,7 +37,7 @@ from perdure.engine import activities
 from perdure.engine.state import Activity
 from perdure.engine.transition import Transition
 from perdure.service import scaling, tokens, validation
-from perdure.service.matching import ACTIVITY, Poll
+from perdure.service.matching import ACTIVITY, Matching, Poll, TaskQueue
 from perdure.service.tokens import TaskToken
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ class ActivityTaskRPCs:
         queue = node.matching.queue(request.namespace, request.task_queue.name, ACTIVITY)
         poll = Poll(queue, request.identity, CALLER.get().in_process)
         poll.worker = request.worker_instance_key
+        if request.HasField("task_queue_metadata"):
+            _limit(node.matching, queue, request.task_queue_metadata)
         node.matching.park(poll)
         return ParkedPoll(node, poll)
 
@@ -259,6 +262,15 @@ class ActivityTaskRPCs:
             failure = _server_failure("Heartbeat details exceed size limit.", retry=False)
             return partial(_fail_and_stop, failure, request.identity)
         return partial(_beat, details, request.HasField("details"))
+
+
+def _limit(matching: Matching, queue: TaskQueue, metadata: TaskQueueMetadata) -> None:
+    """Take over how fast a worker wants its task queue's tasks to be given out."""
+    if metadata.HasField("max_tasks_per_second"):
+        per_second = metadata.max_tasks_per_second.value
+        if not 0 <= per_second < float("inf"):
+            raise InvalidArgument(f"max_tasks_per_second is 0 or more, got {per_second}.")
+        matching.limit(queue, per_second)
 
 
 # -- operations ------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ class Dispatcher:
         if task is None:
             return
         queue = self._live_queue(entry.run, task)
-        poll = queue.take()
+        poll = queue.take(tx.now_ns)
         if poll is None:
             row = self._row(entry, tx, queue, ref)
             if entry.workflow_row is not None:
@@ -284,7 +284,7 @@ class Dispatcher:
         if activity is None:
             return
         queue = self._matching.queue(entry.run.info.namespace, ref.queue, ACTIVITY)
-        poll = queue.take()
+        poll = queue.take(tx.now_ns)
         if poll is None:
             row = self._row(entry, tx, queue, ref)
             entry.activity_rows[ref.scheduled_event_id] = (ref.stamp, row.id)

@@ -24,6 +24,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.caller import until
 from perdure.api.errors import ResourceExhausted
 from perdure.service.clock import Alarm, Clock
+from perdure.service.rate import NEVER_NS, Rate
 from perdure.service.settings import Settings
 from perdure.store.contract import Store, StoreError, TaskRow
 
@@ -124,6 +125,8 @@ class TaskQueue:
         last_row_id: the newest row that was in the window.
         claiming: rows whose run is being loaded for a poll.
         seen_ns: when a poller was last here.
+        rate: how fast its tasks may be given out; None for as fast as they come.
+        rate_alarm: set while a task waits for nothing but that.
     """
 
     __slots__ = (
@@ -136,6 +139,8 @@ class TaskQueue:
         "pollers",
         "polls",
         "queries",
+        "rate",
+        "rate_alarm",
         "retired",
         "rows",
         "seen_ns",
@@ -154,10 +159,12 @@ class TaskQueue:
         self.claiming = 0
         self.seen_ns = 0
         self.retired = False
+        self.rate: Rate | None = None
+        self.rate_alarm: Alarm | None = None
 
-    def take(self) -> Poll | None:
-        """The poll that waits longest, no longer parked."""
-        if not self.polls:
+    def take(self, now_ns: int) -> Poll | None:
+        """The poll that waits longest, no longer parked; None also when it is too early for one."""
+        if not self.polls or (self.rate is not None and not self.rate.spend(now_ns)):
             return None
         return self.polls.popitem(last=False)[0]
 
@@ -346,9 +353,31 @@ class Matching:
             if queue.queries.popleft().hand_over(poll):
                 queue.polls.pop(poll, None)
         while queue.rows and len(queue.polls) > queue.claiming and not self._closed:
+            if queue.rate is not None and not self._is_time(queue, queue.rate):
+                return
             self.claim(queue, queue.rows.popleft())
         if queue.polls and not queue.rows and queue.more and not queue.loading:
             self._spawn(self._load_and_pump(queue))
+
+    def limit(self, queue: TaskQueue, per_second: float) -> None:
+        """Give out no more tasks of a queue than that; the last word counts."""
+        if queue.rate is None or queue.rate.per_second != per_second:
+            queue.rate = Rate(per_second)
+            self.pump(queue)
+
+    def _is_time(self, queue: TaskQueue, rate: Rate) -> bool:
+        """Whether a task may be given out; if not, the queue is looked at when it may."""
+        if queue.claiming:
+            return False  # one after the other: each takes its share when its run is there
+        ready_ns = rate.ready_ns()
+        if ready_ns <= self._clock.now_ns():
+            return True
+        if queue.rate_alarm is not None:
+            queue.rate_alarm.cancel()
+        queue.rate_alarm = None
+        if ready_ns < NEVER_NS:
+            queue.rate_alarm = self._clock.call_at(ready_ns, partial(self.pump, queue))
+        return False
 
     async def reread(self) -> None:
         """The store may have waiting tasks that memory has not heard of: read all windows anew."""
