@@ -305,6 +305,7 @@ def test_a_script_that_is_interrupted_twice_ends(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's & ignores it
     )
     assert process.stdout is not None
     assert [process.stdout.readline() for _ in range(2)] == ["here\n", "began\n"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from referee.program import Outcomes, Servers, run_all
+from referee.program import Again, Outcome, Outcomes, Program, Servers, run_all
 from referee.servers import (
     add_search_attributes,
     free_port,
@@ -56,3 +56,13 @@ def outcomes(servers: Servers, request: pytest.FixtureRequest) -> Outcomes:
         and hasattr(item.function, "program")
     ]
     return run_all(request.module, programs, servers)
+
+
+@pytest.fixture(scope="module")
+def again(servers: Servers, request: pytest.FixtureRequest) -> Again:
+    """Runs one program of this file once more."""
+
+    def run(program: Program, attempt: int) -> Outcome:
+        return run_all(request.module, [program], servers, attempt)[program.name]
+
+    return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -76,10 +77,20 @@ class ManualClock:
         await settle()
 
 
+_nodes: weakref.WeakSet[Node] = weakref.WeakSet()
+
+
 async def settle() -> None:
     """Let everything that is under way, commits on other threads too, come to rest."""
-    for _ in range(15):
+    for turn in range(300):
         await asyncio.sleep(0.001)
+        if turn >= 15 and not any(_is_at_work(node) for node in _nodes):
+            return  # else a busy machine, or work that waits for the clock
+
+
+def _is_at_work(node: Node) -> bool:
+    committing = not node.executions.committer.is_idle
+    return committing or node.courier.is_busy or node.alarms.is_ringing
 
 
 class Harness:
@@ -103,9 +114,11 @@ class Harness:
         self.node = await Node.open(
             self.store, clock=self.clock, rng=self.rng, settings=self.settings
         )
+        _nodes.add(self.node)
         return self
 
     async def close(self) -> None:
+        _nodes.discard(self.node)
         await self.node.close()
 
     async def reopen(self) -> None:
