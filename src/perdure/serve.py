@@ -108,7 +108,7 @@ async def serving(plan: Plan) -> AsyncIterator[Server]:
         raise FileNotFoundError(2, "no such directory", str(plan.file.resolve().parent))
     config = plan.config
     store = SqliteStore(plan.file or ":memory:")
-    node = await Node.open(store, settings=config.settings, limits=config.limits)
+    node = await Node.open(store, settings=config.settings)
     try:
         await _register(node, plan.namespaces)
         entrance = door.Door(node.service, node.clock.now_ns)

@@ -83,7 +83,6 @@ async def test_only_what_works_is_advertised() -> None:
             "eager_workflow_start", "sync_update", "async_update", "worker_heartbeats",
             "poller_autoscaling", "workflow_pause",
         }  # fmt: skip
-        assert found.namespace_info.limits.blob_size_limit_error == 2 * 1024 * 1024
         system = await stage.api.get_system_info(GetSystemInfoRequest())
         assert system.server_version
         assert not system.capabilities.nexus

@@ -26,7 +26,7 @@ from perdure.api.errors import (
     QueryFailed,
     WorkflowNotReady,
 )
-from perdure.service import companion, queries
+from perdure.service.settings import Settings
 
 NOT_OPEN = QueryRejectCondition.QUERY_REJECT_CONDITION_NOT_OPEN
 NOT_CLEAN = QueryRejectCondition.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY
@@ -283,10 +283,10 @@ async def test_a_lost_task_brings_its_queries_again() -> None:
 async def test_many_queries_share_a_task_and_too_many_are_refused() -> None:
     async with staged() as stage:
         await stage.start("a")
-        many = [soon(stage.query("a")) for _ in range(companion.QUERIES_MAX + 1)]
+        many = [soon(stage.query("a")) for _ in range(Settings().queries_per_run_max + 1)]
         await asyncio.sleep(0.1)
         task = await stage.poll()
-        assert len(task.queries) == companion.QUERIES_MAX
+        assert len(task.queries) == Settings().queries_per_run_max
         await stage.complete(task, timer("t"), queries=dict.fromkeys(task.queries, "x"))
         outcomes = await asyncio.gather(*many, return_exceptions=True)
         refused = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
@@ -399,9 +399,8 @@ async def test_wrong_requests_are_refused() -> None:
 
 
 @virtual
-async def test_too_many_queries_in_all_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queries, "TASKS_MAX", 1)
-    async with staged() as stage:
+async def test_too_many_queries_in_all_are_refused() -> None:
+    async with staged(settings=Settings(queries_max=1)) as stage:
         await waiting_run(stage)
         first = soon(stage.query("a"))
         await asyncio.sleep(0.1)

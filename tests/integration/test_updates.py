@@ -36,6 +36,7 @@ from perdure.api.errors import (
     ResourceExhausted,
 )
 from perdure.engine.limits import Limits
+from perdure.service.settings import Settings
 from perdure.store.sqlite import SqliteStore
 
 ADMITTED = 1
@@ -342,7 +343,9 @@ async def test_an_update_of_one_run_does_not_follow() -> None:
 
 @virtual
 async def test_so_many_updates_may_be_under_way() -> None:
-    async with staged(limits=Limits(updates_in_flight_max=2, updates_max=3)) as stage:
+    async with staged(
+        settings=Settings(limits=Limits(updates_in_flight_max=2, updates_max=3))
+    ) as stage:
         await waiting_run(stage)
         asked = [soon(stage.update("a", f"u{n}")) for n in range(2)]
         await asyncio.sleep(0.1)

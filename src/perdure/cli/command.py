@@ -23,9 +23,13 @@ Address = Annotated[
     str | None,
     typer.Option("--address", envvar="PERDURE_ADDRESS", help="host:port of a server, not a file."),
 ]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="PERDURE_NAMESPACE")]
+Namespace = Annotated[
+    str, typer.Option("--namespace", "-n", envvar="PERDURE_NAMESPACE", help="Whose runs.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value.")]
-TaskQueue = Annotated[str | None, typer.Option("--task-queue", "-q")]
+TaskQueue = Annotated[
+    str | None, typer.Option("--task-queue", "-q", help="The task queue; without it, default.")
+]
 Module = Annotated[
     str | None,
     typer.Option("--module", "-m", help="Run this module's workflows and activities meanwhile."),

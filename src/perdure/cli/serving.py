@@ -35,7 +35,8 @@ def server(
         typer.Option("--namespace", "-n", help="Register it if it is not there; once for each."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="Settings, as TOML; docs/server.md lists them.")
+        Path | None,
+        typer.Option("--config", help="Settings as TOML; docs/settings.md lists them."),
     ] = None,
     transport: Annotated[
         str, typer.Option("--transport", help="What carries gRPC: grpcio or native.")

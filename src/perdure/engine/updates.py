@@ -39,11 +39,9 @@ from temporalio.api.update.v1 import Acceptance, Outcome, Rejection, Request, Re
 from perdure.api.errors import FailedPrecondition, NotFound, ResourceExhausted, RPCError
 from perdure.engine.bad_command import BadCommand
 from perdure.engine.execution import Execution
+from perdure.engine.limits import DEFAULT
 from perdure.engine.state import Update
 from perdure.engine.transition import Transition
-
-IN_FLIGHT_LIMIT: Final = 10
-TOTAL_LIMIT: Final = 2_000
 
 ADMITTED: Final = (
     UpdateWorkflowExecutionLifecycleStage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
@@ -100,8 +98,8 @@ def check_admission(
     run: Execution,
     waiting: int,
     *,
-    in_flight_limit: int = IN_FLIGHT_LIMIT,
-    total_limit: int = TOTAL_LIMIT,
+    in_flight_limit: int = DEFAULT.updates_in_flight_max,
+    total_limit: int = DEFAULT.updates_max,
 ) -> None:
     """Raise unless the run can take one more update that it does not know yet.
 
@@ -204,7 +202,7 @@ class Inbox:
         command_message_ids: Sequence[str] = (),
         admitted: Mapping[str, bytes] | None = None,
         *,
-        total_limit: int = TOTAL_LIMIT,
+        total_limit: int = DEFAULT.updates_max,
     ) -> Inbox:
         """Check messages against the run, in the order in which they will be applied.
 

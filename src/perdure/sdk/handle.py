@@ -348,7 +348,8 @@ class WorkflowHandle(Generic[R_co]):
 
         Raises:
             WorkflowNotFoundError: no such workflow, or it has ended.
-            RPCError: it is paused already, or the server does not offer it.
+            RPCError: it is paused already (FailedPrecondition), or the server is one that does not
+                offer it (Unimplemented).
         """
         request = PauseWorkflowExecutionRequest(
             namespace=self._client.namespace,

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import msgspec
-
 from perdure.engine.limits import Limits
 from perdure.service.settings import Settings
 
@@ -55,24 +53,20 @@ class Config:
     """What a config file says; without one, the defaults.
 
     Attributes:
-        settings: of the node.
-        limits: of one run.
+        settings: of the node, with its limits on one run.
         transport: fields of ``perdure.server.transports.Options``.
         grace_s: how long running calls may take at the end.
     """
 
     settings: Settings = field(default_factory=Settings)
-    limits: Limits = field(default_factory=Limits)
     transport: Mapping[str, Any] = field(default_factory=dict)
     grace_s: float = 10.0
 
 
 KEYS: Final[Mapping[str, Key]] = {
-    "limit.maxIDLength": Key(("settings.id_bytes_max", "limits.id_bytes_max")),
+    "limit.maxIDLength": Key(("limits.id_bytes_max",)),
     "limit.blobSize.warn": Key(("settings.payload_bytes_warn",), "bytes"),
-    "limit.blobSize.error": Key(
-        ("settings.payload_bytes_max", "limits.payload_bytes_max"), "bytes"
-    ),
+    "limit.blobSize.error": Key(("limits.payload_bytes_max",), "bytes"),
     "limit.historySize.suggestContinueAsNew": Key(("limits.history_suggest_bytes",), "bytes", 0),
     "limit.historySize.error": Key(("limits.history_bytes_max",), "bytes", 0),
     "limit.historyCount.suggestContinueAsNew": Key(("limits.history_suggest_events",), least=0),
@@ -89,7 +83,19 @@ KEYS: Final[Mapping[str, Key]] = {
     "history.longPollExpirationInterval": Key(("settings.history_poll_ns",), "duration"),
     "history.hostLevelCacheMaxSize": Key(("settings.cached_runs_max",)),
     "history.hostLevelCacheMaxSizeBytes": Key(("settings.cached_bytes_max",), "bytes"),
+    "history.MaxBufferedQueryCount": Key(("settings.queries_per_run_max",)),
     "matching.longPollExpirationInterval": Key(("settings.long_poll_ns",), "duration"),
+    "matching.queryPollerUnavailableWindow": Key(("settings.query_poller_ns",), "duration"),
+    "matching.PollerHistoryTTL": Key(("settings.poller_seen_ns",), "duration"),
+    "frontend.historyMaxPageSize": Key(("settings.history_page_events_max",)),
+    "frontend.visibilityMaxPageSize": Key(("settings.list_page_max",)),
+    "frontend.searchAttributesNumberOfKeysLimit": Key(("settings.search_attributes_max",)),
+    "frontend.searchAttributesSizeOfValueLimit": Key(
+        ("settings.search_attribute_bytes_max",), "bytes"
+    ),
+    "frontend.searchAttributesTotalSizeLimit": Key(
+        ("settings.search_attributes_bytes_max",), "bytes"
+    ),
     "frontend.keepAliveTime": Key(("transport.keepalive_s",), "duration"),
     "frontend.keepAliveTimeout": Key(("transport.keepalive_timeout_s",), "duration"),
     "frontend.keepAliveMinTime": Key(("transport.ping_interval_s",), "duration", 0),
@@ -97,12 +103,17 @@ KEYS: Final[Mapping[str, Key]] = {
     "perdure.grpc.maxMessageSize": Key(("transport.message_bytes_max",), "bytes", 1_024),
     "perdure.grpc.maxMetadataSize": Key(("transport.metadata_bytes_max",), "bytes", 1_024),
     "perdure.grpc.maxConcurrentStreams": Key(("transport.streams_max",)),
+    "perdure.query.timeout": Key(("settings.query_timeout_ns",), "duration"),
+    "perdure.query.answerTimeout": Key(("settings.query_answer_ns",), "duration"),
+    "perdure.query.maxWaiting": Key(("settings.queries_max",)),
     "perdure.matching.maxPollsPerTaskQueue": Key(("settings.task_queue_polls_max",)),
     "perdure.matching.backlogWindow": Key(("settings.backlog_window",)),
     "perdure.store.commitUnits": Key(("settings.commit_units_max",)),
     "perdure.store.commitQueue": Key(("settings.commit_queue_max",)),
     "perdure.worker.registrySize": Key(("settings.workers_max",)),
     "perdure.worker.registryTTL": Key(("settings.worker_seen_ns",), "duration"),
+    "perdure.searchAttributes.maxPerNamespace": Key(("settings.custom_search_attributes_max",)),
+    "perdure.retention.sweepInterval": Key(("settings.retention_sweep_ns",), "duration"),
     "perdure.searchAttributes.autoRegister": Key(
         ("settings.auto_register_search_attributes",), "flag"
     ),
@@ -138,8 +149,7 @@ def parsed(tree: Mapping[str, Any]) -> Config:
             part, _, setting = target.rpartition(".")
             parts[part][setting] = _in_unit(number, setting)
     return Config(
-        msgspec.structs.replace(Settings(), **parts["settings"]),
-        msgspec.structs.replace(Limits(), **parts["limits"]),
+        Settings(**parts["settings"], limits=Limits(**parts["limits"])),
         parts["transport"],
         **parts[""],
     )
@@ -157,7 +167,7 @@ def _unknown(name: str) -> str:
     by_lower = {key.lower(): key for key in KEYS}
     near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)
     hint = f"; did you mean {' or '.join(by_lower[key] for key in near)}?" if near else ""
-    return f"there is no key {name}{hint} (docs/server.md lists them)"
+    return f"there is no key {name}{hint} (docs/settings.md lists them)"
 
 
 def _value(name: str, key: Key, value: Any) -> float | bool:

@@ -27,7 +27,6 @@ from perdure.service import tokens
 if TYPE_CHECKING:
     from perdure.service.executions import Executions
 
-QUERIES_MAX = 100  # waiting for one run's workflow task
 FAILING_ATTEMPT = 3  # from this attempt of a workflow task on, queries are refused
 
 
@@ -78,6 +77,7 @@ class RunCompanion:
         wake: makes sure that the run gets a workflow task, because an update waits for one.
         attempt: the attempt of the run's present workflow task; 0 without one.
         emptied: called with the companion when nothing waits any more.
+        queries_max: how many queries may wait for one workflow task.
     """
 
     def __init__(
@@ -85,7 +85,9 @@ class RunCompanion:
         wake: Callable[[], None],
         attempt: Callable[[], int],
         emptied: Callable[[RunCompanion], None],
+        queries_max: int,
     ) -> None:
+        self._queries_max = queries_max
         self._wake = wake
         self._attempt = attempt
         self._emptied = emptied
@@ -102,10 +104,10 @@ class RunCompanion:
         The future raises Unblocked when there is no such task (any more), or the error to give out.
         Raises ResourceExhausted when too many wait.
         """
-        if len(self._queries) >= QUERIES_MAX:
+        if len(self._queries) >= self._queries_max:
             raise ResourceExhausted(
                 "consistent query buffer is full, cannot accept new consistent queries "
-                f"({QUERIES_MAX} wait for one workflow task)"
+                f"({self._queries_max} wait for one workflow task)"
             )
         self._next_query += 1
         query_id = f"q{self._next_query}"
@@ -333,8 +335,9 @@ def _discard(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) 
 class Companions:
     """All companions of a node; a run has one only while something waits for it."""
 
-    def __init__(self, executions: Executions) -> None:
+    def __init__(self, executions: Executions, queries_max: int) -> None:
         self._executions = executions
+        self._queries_max = queries_max
         self._made: dict[int, RunCompanion] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -343,7 +346,10 @@ class Companions:
         found = self._made.get(key)
         if found is None:
             found = RunCompanion(
-                partial(self._wake, key), partial(self._attempt, key), partial(self._forget, key)
+                partial(self._wake, key),
+                partial(self._attempt, key),
+                partial(self._forget, key),
+                self._queries_max,
             )
             self._made[key] = found
             self._executions.companions[key] = found

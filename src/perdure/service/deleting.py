@@ -30,7 +30,6 @@ log = logging.getLogger("perdure.service")
 
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
-SWEEP_NS = 3_600 * 1_000_000_000
 _PAGE = 200
 
 
@@ -100,10 +99,11 @@ class Purger:
     # -- retention ---------------------------------------------------------------------------------
 
     def watch_retention(self) -> None:
-        """Look every hour for runs to let go; not at all while every namespace keeps its runs."""
+        """Look now and then for runs to let go; not at all while every namespace keeps its runs."""
         node = self._node
         if self._alarm is None and any(found.retention_ns for found in node.namespaces.all()):
-            self._alarm = node.clock.call_at(node.clock.now_ns() + SWEEP_NS, self._start_sweep)
+            due_ns = node.clock.now_ns() + node.settings.retention_sweep_ns
+            self._alarm = node.clock.call_at(due_ns, self._start_sweep)
 
     def _start_sweep(self) -> None:
         self._alarm = None

@@ -24,7 +24,6 @@ from perdure.api.errors import DataLoss, InvalidArgument, NotFound, RPCError, Un
 from perdure.engine import lifecycle
 from perdure.engine.execution import Execution
 from perdure.engine.lifecycle import StartRun
-from perdure.engine.limits import Limits
 from perdure.engine.transition import Transition
 from perdure.service import records, validation
 from perdure.service.clock import Clock
@@ -59,7 +58,6 @@ class Executions:
     Args:
         store, clock, rng, settings: of the node.
         ids: gives keys for new runs.
-        limits: the engine's.
     """
 
     def __init__(
@@ -70,7 +68,6 @@ class Executions:
         settings: Settings,
         ids: Ids,
         namespaces: Namespaces,
-        limits: Limits,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -78,7 +75,7 @@ class Executions:
         self._settings = settings
         self._ids = ids
         self._namespaces = namespaces
-        self._limits = limits
+        self._limits = settings.limits
         self._runs: OrderedDict[int, Entry] = OrderedDict()
         self._bytes = 0
         self._current: dict[tuple[str, str], Entry] = {}

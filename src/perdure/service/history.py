@@ -54,8 +54,7 @@ class HistoryRPCs:
         token = await self._token(request.namespace, request.execution, request.next_page_token)
         if request.history_event_filter_type == CLOSE_EVENT:
             return await self._close_event(token, wait=request.wait_new_event)
-        asked = request.maximum_page_size
-        max_events = min(asked, pages.MAXIMUM_EVENTS) if asked > 0 else pages.MAXIMUM_EVENTS
+        max_events = self._events_on_page(request.maximum_page_size)
         if request.wait_new_event:
             return await self._new_events(token, max_events)
         return await self._stored_events(token, max_events)
@@ -69,14 +68,14 @@ class HistoryRPCs:
             raise InvalidArgument("Execution is not set on request.")
         execution, raw = request.execution, request.next_page_token
         token = await self._token(request.namespace, execution, raw, reverse=True)
-        asked = request.maximum_page_size
+        max_events = self._events_on_page(request.maximum_page_size)
         with reading():
             events, more = await pages.read_reverse(
                 self.node.store,
                 token.key,
                 1,
                 token.next_event_id,
-                max_events=min(asked, pages.MAXIMUM_EVENTS) if asked > 0 else pages.MAXIMUM_EVENTS,
+                max_events=max_events,
                 max_bytes=self.node.settings.history_page_bytes,
             )
         answer = GetWorkflowExecutionHistoryReverseResponse()
@@ -89,6 +88,9 @@ class HistoryRPCs:
         return answer
 
     # -- where to read -----------------------------------------------------------------------------
+
+    def _events_on_page(self, asked: int) -> int:
+        return pages.size(asked, self.node.settings.history_page_events_max)
 
     async def _token(
         self, namespace: str, execution: WorkflowExecution, raw: bytes, *, reverse: bool = False

@@ -39,7 +39,7 @@ from perdure.api.errors import (
     Unavailable,
 )
 from perdure.api.times import SECOND_NS, duration, duration_ns
-from perdure.service import search_attributes
+from perdure.service import pages, search_attributes
 from perdure.service.settings import Settings
 from perdure.store.contract import NamespaceRow, Store, StoreError
 
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 REGISTERED = NamespaceState.NAMESPACE_STATE_REGISTERED
 DEPRECATED = NamespaceState.NAMESPACE_STATE_DEPRECATED
 DELETED = NamespaceState.NAMESPACE_STATE_DELETED
-MAXIMUM_NAME_SIZE_BYTES = 1000
 CLUSTER = "active"
 
 
@@ -83,7 +82,7 @@ class Namespaces:
     Args:
         store: where they are kept.
         new_id: gives a fresh UUID.
-        auto_register: whether an unknown search attribute is registered by its first use.
+        settings: the limits on search attributes, and whether their first use registers them.
     """
 
     def __init__(
@@ -91,11 +90,11 @@ class Namespaces:
         store: Store,
         *,
         new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
-        auto_register: bool = True,
+        settings: Settings | None = None,
     ) -> None:
         self._store = store
         self._new_id = new_id
-        self._auto_register = auto_register
+        self._settings = settings or Settings()
         self._all: dict[str, Namespace] = {}
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
 
@@ -194,7 +193,7 @@ class Namespaces:
             return
         namespace = self.get(name)
         unknown = search_attributes.check(
-            attributes, namespace.search_attributes, name, register=self._auto_register
+            attributes, namespace.search_attributes, name, self._settings
         )
         if unknown:
             namespace.search_attributes = namespace.search_attributes | unknown
@@ -278,10 +277,10 @@ def _retention_ns(value: Duration) -> int:
     return retention_ns
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, settings: Settings) -> None:
     if not name:
         raise InvalidArgument("Namespace not set on request.")
-    if len(name.encode()) > MAXIMUM_NAME_SIZE_BYTES:
+    if len(name.encode()) > settings.id_bytes_max:
         raise InvalidArgument("Namespace length exceeds limit.")
 
 
@@ -294,7 +293,7 @@ class NamespaceRPCs:
         self, request: RegisterNamespaceRequest
     ) -> RegisterNamespaceResponse:
         """Add a namespace. A name that was deleted may be used again once its runs are gone."""
-        _check_name(request.namespace)
+        _check_name(request.namespace, self.node.settings)
         retention_ns = _retention_ns(request.workflow_execution_retention_period)
         if self.node.namespaces.was_deleted(request.namespace):
             await asyncio.shield(self.node.purger.start(request.namespace))
@@ -320,7 +319,7 @@ class NamespaceRPCs:
 
     async def list_namespaces(self, request: ListNamespacesRequest) -> ListNamespacesResponse:
         """All namespaces by name, paged; the token is the last name of the former page."""
-        size = request.page_size if request.page_size > 0 else 100
+        size = pages.size(request.page_size, self.node.settings.list_page_max, usual=100)
         try:
             after = request.next_page_token.decode()
         except UnicodeDecodeError:

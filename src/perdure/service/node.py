@@ -10,7 +10,6 @@ from typing import Any
 
 from perdure.api.errors import NotFound, RPCError
 from perdure.engine import activities, workflow_tasks
-from perdure.engine.limits import DEFAULT, Limits
 from perdure.engine.transition import Transition
 from perdure.service.alarms import Alarms
 from perdure.service.clock import Clock, SystemClock, sleep_until
@@ -40,7 +39,6 @@ class Node:
         clock: where time comes from.
         rng: where ids and jitter come from; seed it for a simulation.
         settings: limits and knobs.
-        limits: the engine's limits on one run.
 
     Attributes:
         service: the API.
@@ -58,22 +56,20 @@ class Node:
         clock: Clock | None = None,
         rng: random_module.Random | None = None,
         settings: Settings | None = None,
-        limits: Limits | None = None,
     ) -> None:
         self.store = store
         self.store_name = type(store).__name__.removesuffix("Store").lower()
         self.clock = clock or SystemClock()
         self.random = rng or random_module.Random()
         self.settings = settings or Settings()
-        self.limits = limits or DEFAULT
         self.namespaces = Namespaces(
             store,
             new_id=self.new_id,
-            auto_register=self.settings.auto_register_search_attributes,
+            settings=self.settings,
         )
         self.ids = Ids(store, self.settings.id_block)
         self.executions = Executions(
-            store, self.clock, self.random, self.settings, self.ids, self.namespaces, self.limits
+            store, self.clock, self.random, self.settings, self.ids, self.namespaces
         )
         self.matching = Matching(store, self.clock, self.settings)
         self.alarms = Alarms(self.executions, store, self.clock, self.settings)
@@ -87,8 +83,8 @@ class Node:
         )  # fmt: skip
         self.executions.sink = self.dispatcher
         self.executions.committer.uncertain = self._look_again
-        self.companions = Companions(self.executions)
-        self.query_tasks = QueryTasks()
+        self.companions = Companions(self.executions, self.settings.queries_per_run_max)
+        self.query_tasks = QueryTasks(self.settings.queries_max)
         self.workers = Workers(self.clock, self.settings)
         self.purger = Purger(self)
         self.service = WorkflowService(self)

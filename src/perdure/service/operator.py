@@ -61,7 +61,7 @@ class OperatorRPCs:
                     f"Search attribute {name} already exists with type {there}, not {given}."
                 )
         added = {name: int(kind) for name, kind in request.search_attributes.items()}
-        search_attributes.check_room(found.search_attributes, added)
+        search_attributes.check_room(found.search_attributes, added, self.node.settings)
         await self.node.namespaces.put(
             msgspec.structs.replace(found, search_attributes=found.search_attributes | added)
         )

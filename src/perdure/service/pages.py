@@ -20,7 +20,6 @@ from perdure.api.errors import InvalidArgument
 from perdure.store.contract import HistoryBatch, Store
 
 END = (1 << 62) - 1  # an event id after all others
-MAXIMUM_EVENTS = 1000  # of one page, unless the request asks for fewer
 _READ_BATCHES = 256
 _FRAME = wire.tag(1, wire.LENGTH_DELIMITED)[0]
 
@@ -35,6 +34,11 @@ CLOSING = frozenset(
     }
 )
 """The events that end a run; nothing follows them."""
+
+
+def size(asked: int, most: int, usual: int | None = None) -> int:
+    """How many things to put on a page: what is asked, at most `most`; `usual` if none is asked."""
+    return min(asked if asked > 0 else usual or most, most)
 
 
 class PageToken(msgspec.Struct, array_like=True, frozen=True):

@@ -34,6 +34,7 @@ from perdure.api.errors import (
     ResourceExhausted,
     WorkflowNotReady,
 )
+from perdure.api.times import SECOND_NS
 from perdure.engine.execution import Execution
 from perdure.service import pages, tokens, validation, waiting
 from perdure.service.companion import FAILING_ATTEMPT, Unblocked, failing_task
@@ -44,15 +45,6 @@ from perdure.service.reading import reading
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
-
-SECOND_NS = 1_000_000_000
-TIMEOUT_NS = 30 * SECOND_NS
-"""How long a query waits for its answer in all; callers may give up earlier."""
-NO_POLLER_NS = 10 * SECOND_NS
-"""How long a query waits for a worker to come when none was there lately."""
-ANSWER_NS = 10 * SECOND_NS
-"""How long a worker may take to answer before another one is asked."""
-TASKS_MAX = 10_000  # queries that workers of this node hold
 
 NOT_OPEN = QueryRejectCondition.QUERY_REJECT_CONDITION_NOT_OPEN
 NOT_CLEAN = QueryRejectCondition.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY
@@ -156,16 +148,17 @@ def _response(
 
 
 class QueryTasks:
-    """The direct queries that workers hold, by number."""
+    """The direct queries that workers hold, by number; at most `queries_max`."""
 
-    def __init__(self) -> None:
+    def __init__(self, queries_max: int) -> None:
+        self._max = queries_max
         self._tasks: dict[int, DirectQuery] = {}
         self._next = 0
 
     def add(self, entry: Entry, query: WorkflowQuery, history: Page | None) -> DirectQuery:
         """A new one. Raises ResourceExhausted when there are too many."""
-        if len(self._tasks) >= TASKS_MAX:
-            raise ResourceExhausted(f"{TASKS_MAX} queries wait for workers, the limit.")
+        if len(self._tasks) >= self._max:
+            raise ResourceExhausted(f"{self._max} queries wait for workers, the limit.")
         self._next += 1
         made = self._tasks[self._next] = DirectQuery(self._next, entry, query, history)
         return made
@@ -246,7 +239,7 @@ class QueryRPCs:
         key = await node.executions.resolve(
             request.namespace, execution.workflow_id, execution.run_id
         )
-        deadline_ns = until(node.clock.now_ns(), TIMEOUT_NS)
+        deadline_ns = until(node.clock.now_ns(), node.settings.query_timeout_ns)
         while True:
             entry = await node.executions.read(key)
             if is_rejected(entry.run, request.query_reject_condition):
@@ -269,7 +262,7 @@ class QueryRPCs:
         query_id, future = companion.add_query(query)
         try:
             if not await waiting.happened(future, self.node.clock, deadline_ns):
-                raise _late(query)
+                raise self._late(query)
             return of_result(future.result(), self.node.settings.payload_bytes_max)
         finally:
             companion.remove_query(query_id)
@@ -288,23 +281,24 @@ class QueryRPCs:
             )
             if answer is not None:
                 return of_request(answer, node.settings.payload_bytes_max)
+        poller_ns = node.settings.query_poller_ns
         while True:
             history = await self._history(entry)
             now_ns = node.clock.now_ns()
             queue = node.matching.queue(info.namespace, info.task_queue, WORKFLOW)
             alive = queue.is_alive(now_ns, node.settings.sticky_alive_ns)
-            until_ns = deadline_ns if alive else min(deadline_ns, now_ns + NO_POLLER_NS)
+            until_ns = deadline_ns if alive else min(deadline_ns, now_ns + poller_ns)
             answer = await self._ask(entry, query, info.task_queue, history, until_ns, deadline_ns)
             if answer is not None:
                 return of_request(answer, node.settings.payload_bytes_max)
             now_ns = node.clock.now_ns()
-            if not queue.is_alive(now_ns, NO_POLLER_NS):
+            if not queue.is_alive(now_ns, poller_ns):
                 raise FailedPrecondition(
                     f"no poller seen for task queue {info.task_queue!r} recently, "
                     "worker may be down"
                 )
             if now_ns >= deadline_ns:
-                raise _late(query)
+                raise self._late(query)
 
     async def _history(self, entry: Entry) -> Page:
         """The first page of the run's history, for a worker that does not know the run."""
@@ -315,7 +309,7 @@ class QueryRPCs:
                 entry.run.key,
                 1,
                 END,
-                max_events=pages.MAXIMUM_EVENTS,
+                max_events=settings.history_page_events_max,
                 max_bytes=settings.history_page_bytes,
             )
 
@@ -335,7 +329,7 @@ class QueryRPCs:
             node.matching.offer_query(namespace, queue_name, task)
             if not await waiting.happened(task.taken, node.clock, until_ns):
                 return None
-            answer_by_ns = min(deadline_ns, node.clock.now_ns() + ANSWER_NS)
+            answer_by_ns = min(deadline_ns, node.clock.now_ns() + node.settings.query_answer_ns)
             if not await waiting.happened(task.answer, node.clock, answer_by_ns):
                 return None
             return task.answer.result()
@@ -359,8 +353,8 @@ class QueryRPCs:
         task.answer.set_result(request)
         return RespondQueryTaskCompletedResponse()
 
-
-def _late(query: WorkflowQuery) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"no worker answered query {query.query_type!r} within {TIMEOUT_NS // SECOND_NS} s"
-    )
+    def _late(self, query: WorkflowQuery) -> DeadlineExceeded:
+        timeout_s = self.node.settings.query_timeout_ns / SECOND_NS
+        return DeadlineExceeded(
+            f"no worker answered query {query.query_type!r} within {timeout_s:g} s"
+        )

@@ -37,7 +37,6 @@ from perdure.service.units import Conflict, Unit
 if TYPE_CHECKING:
     from perdure.service.node import Node
 
-FOLLOWERS_MAX = 1_000  # runs that a reset looks through for signals and updates
 _INPUTS = frozenset(
     {
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED,
@@ -117,7 +116,7 @@ class ResetRPCs:
         following: list[HistoryEvent] = []
         last_key, last_event_id = key, len(events)
         run_id = reset.next_run_id(events)
-        for _ in range(FOLLOWERS_MAX):
+        for _ in range(self.node.settings.reset_followers_max):
             found = run_id and await executions.find(
                 request.namespace, base.info.workflow_id, run_id
             )
@@ -129,7 +128,8 @@ class ResetRPCs:
             run_id = reset.next_run_id(theirs)
         else:
             raise FailedPrecondition(
-                f"more than {FOLLOWERS_MAX} runs follow the one to reset: reset a later one"
+                f"more than {self.node.settings.reset_followers_max} runs follow the one to reset: "
+                "reset a later one"
             )
         current_key = await executions.find(request.namespace, base.info.workflow_id)
         if current_key is None:
@@ -147,7 +147,7 @@ class ResetRPCs:
                     key,
                     len(events) + 1,
                     END,
-                    max_events=pages.MAXIMUM_EVENTS,
+                    max_events=self.node.settings.history_page_events_max,
                     max_bytes=self.node.settings.history_page_bytes,
                 )
             events += History.FromString(page.events).events
@@ -209,7 +209,7 @@ class ResetRPCs:
             now_ns=now_ns,
             rng=rng,
         )
-        tx.limits = node.limits
+        tx.limits = node.settings.limits
         for operation in request.post_reset_operations:
             _signal(tx, request, operation)
         return tx

@@ -16,6 +16,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import timedelta_ns
+from perdure.service.settings import Settings
 
 Value = str | int | float | bool | list[str]
 
@@ -78,10 +79,6 @@ PREDEFINED: dict[str, int] = {
 }
 """Defined in every namespace; SDKs and the system set them."""
 
-MAXIMUM_COUNT = 100
-MAXIMUM_VALUE_SIZE_BYTES = 2 * 1024
-MAXIMUM_TOTAL_SIZE_BYTES = 40 * 1024
-MAXIMUM_CUSTOM = 1000
 _INT64 = 1 << 63
 
 
@@ -214,7 +211,7 @@ def values(attributes: SearchAttributes, types: Mapping[str, int]) -> dict[str, 
 
 
 def check(
-    attributes: SearchAttributes, types: Mapping[str, int], namespace: str, *, register: bool
+    attributes: SearchAttributes, types: Mapping[str, int], namespace: str, settings: Settings
 ) -> dict[str, int]:
     """Whether a run may have these attributes; each is marked with its type, for who reads them.
 
@@ -222,7 +219,7 @@ def check(
         attributes: what a start or an upsert sets.
         types: the custom attributes of the namespace.
         namespace: its name, for messages.
-        register: whether unknown attributes are welcome.
+        settings: the limits, and whether unknown attributes are welcome.
 
     Returns:
         The attributes to register first, by type.
@@ -231,9 +228,10 @@ def check(
         InvalidArgument: an unknown or reserved name, a wrong type, or a limit exceeded.
     """
     fields = attributes.indexed_fields
-    if len(fields) > MAXIMUM_COUNT:
+    if len(fields) > settings.search_attributes_max:
         raise InvalidArgument(
-            f"number of search attributes {len(fields)} exceeds limit {MAXIMUM_COUNT}"
+            f"number of search attributes {len(fields)} exceeds limit "
+            f"{settings.search_attributes_max}"
         )
     unknown: dict[str, int] = {}
     total_size_bytes = 0
@@ -241,26 +239,27 @@ def check(
         if name in BUILT_IN:
             raise InvalidArgument(f"{name} attribute can't be set in SearchAttributes")
         size_bytes = len(payload.data)
-        if size_bytes > MAXIMUM_VALUE_SIZE_BYTES:
+        if size_bytes > settings.search_attribute_bytes_max:
             raise InvalidArgument(
                 f"search attribute {name} value size {size_bytes} exceeds size limit "
-                f"{MAXIMUM_VALUE_SIZE_BYTES}"
+                f"{settings.search_attribute_bytes_max}"
             )
         total_size_bytes += len(name) + size_bytes
         wanted = types.get(name) or PREDEFINED.get(name)
         if not wanted:
+            register = settings.auto_register_search_attributes
             wanted = _new_type(name, payload, namespace, register=register)
             if not wanted:
                 continue
             unknown[name] = wanted
         decode(name, payload, wanted)
         payload.metadata["type"] = type_name(wanted).encode()
-    if total_size_bytes > MAXIMUM_TOTAL_SIZE_BYTES:
+    if total_size_bytes > settings.search_attributes_bytes_max:
         raise InvalidArgument(
             f"total size of search attributes {total_size_bytes} exceeds size limit "
-            f"{MAXIMUM_TOTAL_SIZE_BYTES}"
+            f"{settings.search_attributes_bytes_max}"
         )
-    check_room(types, unknown)
+    check_room(types, unknown, settings)
     return unknown
 
 
@@ -292,10 +291,9 @@ def check_name(name: str) -> None:
         )
 
 
-def check_room(types: Mapping[str, int], more: Iterable[str]) -> None:
+def check_room(types: Mapping[str, int], more: Iterable[str], settings: Settings) -> None:
     """Raises InvalidArgument when a namespace would have too many custom attributes."""
     count = len(types) + sum(name not in types for name in more)
-    if count > MAXIMUM_CUSTOM:
-        raise InvalidArgument(
-            f"a namespace cannot have more than {MAXIMUM_CUSTOM} custom search attributes"
-        )
+    limit = settings.custom_search_attributes_max
+    if count > limit:
+        raise InvalidArgument(f"a namespace cannot have more than {limit} custom search attributes")

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.errors import Unavailable
-from perdure.api.times import SECOND_NS, duration, timestamp
+from perdure.api.times import duration, timestamp
 from perdure.service import validation
 from perdure.service.matching import ACTIVITY, WORKFLOW, TaskQueue
 from perdure.store.contract import StoreError
@@ -22,7 +22,6 @@ from perdure.store.contract import StoreError
 if TYPE_CHECKING:
     from perdure.service.node import Node
 
-POLLER_SEEN_NS = 300 * SECOND_NS
 """For how long a poller that is gone is still shown."""
 
 
@@ -88,7 +87,7 @@ class TaskQueueRPCs:
         parked = {poll.identity for poll in queue.polls}
         found = []
         for identity, seen_ns in reversed(queue.pollers.items()):
-            if identity in parked or now_ns - seen_ns <= POLLER_SEEN_NS:
+            if identity in parked or now_ns - seen_ns <= self.node.settings.poller_seen_ns:
                 info = PollerInfo(identity=identity, rate_per_second=100_000)
                 info.last_access_time.CopyFrom(timestamp(seen_ns))
                 found.append(info)

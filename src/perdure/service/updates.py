@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from perdure.service.node import Node
 
 UNSPECIFIED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_UNSPECIFIED
-ID_BYTES_MAX = 1000
 
 
 class Reached(NamedTuple):
@@ -53,7 +52,7 @@ def check(request: UpdateWorkflowExecutionRequest, settings: Settings) -> None:
         raise InvalidArgument("Execution is not set on request.")
     if not request.request.HasField("meta"):
         raise InvalidArgument("Update meta is not set on request.")
-    if len(request.request.meta.update_id.encode()) > ID_BYTES_MAX:
+    if len(request.request.meta.update_id.encode()) > settings.id_bytes_max:
         raise InvalidArgument("UpdateId length exceeds limit.")
     if not request.request.HasField("input"):
         raise InvalidArgument("Update input is not set on request.")
@@ -168,7 +167,7 @@ class UpdateRPCs:
         if pending is not None:
             return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
         try:
-            limits = node.limits
+            limits = node.settings.limits
             engine_updates.check_admission(
                 run,
                 len(companion.admitted),

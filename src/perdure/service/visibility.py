@@ -35,7 +35,7 @@ from perdure.api.errors import InvalidArgument
 from perdure.api.times import datetime_of, duration, timestamp, timestamp_ns
 from perdure.engine.state import RunInfo, decode_info
 from perdure.service import filter as list_filter
-from perdure.service import search_attributes
+from perdure.service import pages, search_attributes
 from perdure.service.reading import reading
 from perdure.store.contract import Record
 from perdure.store.paging import position
@@ -53,7 +53,6 @@ from perdure.store.query import (
 if TYPE_CHECKING:
     from perdure.service.node import Node
 
-MAXIMUM_PAGE_SIZE = 1000
 RUNNING = int(WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING)
 
 
@@ -140,11 +139,6 @@ def after(query: Query, token: bytes) -> Query:
     return msgspec.structs.replace(query, after=tuple(found.after))
 
 
-def page_size(asked: int) -> int:
-    """A page's size: what is asked, within what one answer may hold."""
-    return min(asked, MAXIMUM_PAGE_SIZE) if asked > 0 else MAXIMUM_PAGE_SIZE
-
-
 # -- the older lists' filters ----------------------------------------------------------------------
 
 
@@ -229,6 +223,9 @@ class VisibilityRPCs:
 
     node: Node
 
+    def _runs_on_page(self, asked: int) -> int:
+        return pages.size(asked, self.node.settings.list_page_max)
+
     async def _page(self, query: Query, token: bytes) -> tuple[list[WorkflowExecutionInfo], bytes]:
         """One page of runs and the token of the next."""
         ahead = msgspec.structs.replace(after(query, token), limit=query.limit + 1)
@@ -262,7 +259,8 @@ class VisibilityRPCs:
         terms: list[Condition] = [Compare(Column.STATUS, "=", RUNNING)]
         terms += started_within(request.start_time_filter)
         terms += same_execution(request.execution_filter) + same_type(request.type_filter)
-        query = Query(request.namespace, _all_of(terms), limit=page_size(request.maximum_page_size))
+        limit = self._runs_on_page(request.maximum_page_size)
+        query = Query(request.namespace, _all_of(terms), limit=limit)
         executions, token = await self._page(query, request.next_page_token)
         return ListOpenWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
@@ -281,7 +279,7 @@ class VisibilityRPCs:
             request.namespace,
             _all_of(terms),
             order=(Order(Column.CLOSE, descending=True),),
-            limit=page_size(request.maximum_page_size),
+            limit=self._runs_on_page(request.maximum_page_size),
         )
         executions, token = await self._page(query, request.next_page_token)
         return ListClosedWorkflowExecutionsResponse(executions=executions, next_page_token=token)
@@ -290,7 +288,7 @@ class VisibilityRPCs:
         self, request: CountWorkflowExecutionsRequest
     ) -> CountWorkflowExecutionsResponse:
         """How many runs a filter selects; with GROUP BY, per group, the largest first."""
-        query = self._parse(request.namespace, request.query, MAXIMUM_PAGE_SIZE, counting=True)
+        query = self._parse(request.namespace, request.query, 0, counting=True)
         with reading():
             counted = await self.node.store.count_runs(query)
         answer = CountWorkflowExecutionsResponse(count=sum(count for _, count in counted))
@@ -316,4 +314,6 @@ class VisibilityRPCs:
         where, order, group_by = list_filter.parse(text, known, self.node.clock.now_ns())
         if group_by and not counting:
             raise InvalidArgument("invalid query: 'GROUP BY' clause is only supported by count")
-        return Query(namespace, where, order=order, group_by=group_by, limit=page_size(size))
+        return Query(
+            namespace, where, order=order, group_by=group_by, limit=self._runs_on_page(size)
+        )

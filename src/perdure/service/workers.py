@@ -22,14 +22,13 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.errors import InvalidArgument, NotFound
+from perdure.service import pages
 from perdure.service.clock import Clock
 from perdure.service.settings import Settings
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
 
-PAGE_SIZE = 100
-PAGE_SIZE_MAX = 1_000
 _SHUTDOWN = WorkerStatus.WORKER_STATUS_SHUTDOWN
 
 
@@ -105,7 +104,7 @@ class WorkerRPCs:
             after = request.next_page_token.decode()
         except UnicodeDecodeError:
             raise InvalidArgument("Invalid NextPageToken.") from None
-        size = min(request.page_size if request.page_size > 0 else PAGE_SIZE, PAGE_SIZE_MAX)
+        size = pages.size(request.page_size, self.node.settings.list_page_max, usual=100)
         found = [w for w in self._passing(request) if w.worker_instance_key > after]
         made = ListWorkersResponse()
         for beat in found[:size]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import msgspec
 import pytest
 
 from perdure.engine.limits import Limits
+from perdure.sdk.worker_options import WorkerOptions
 from perdure.server.config import KEYS, Config, ConfigError, read
 from perdure.service.settings import Settings
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "server.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "settings.md"
 
 
 def config(tmp_path: Path, text: str) -> Config:
@@ -33,9 +35,9 @@ def test_keys_can_be_dotted_quoted_or_in_tables(tmp_path: Path) -> None:
         searchAttributes.autoRegister = false
         """,
     )
-    assert found.settings.payload_bytes_max == found.limits.payload_bytes_max == 4_194_304
+    assert found.settings.payload_bytes_max == 4_194_304
     assert found.settings.long_poll_ns == 90_000_000_000
-    assert found.limits.updates_in_flight_max == 20
+    assert found.settings.limits.updates_in_flight_max == 20
     assert not found.settings.auto_register_search_attributes
     assert found.settings.cached_runs_max == Settings().cached_runs_max
 
@@ -61,7 +63,7 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
     ("text", "why"),
     [
         ("limit.blobsize.eror = 1", r"no key limit\.blobsize\.eror; did you mean limit\.blobSize"),
-        ("limit.zzz = 1", r"no key limit\.zzz.*docs/server\.md"),
+        ("limit.zzz = 1", r"no key limit\.zzz.*docs/settings\.md"),
         ("limit.blobSize = 1", r"no key limit\.blobSize; did you mean"),
         ("limit.maxIDLength = '7'", "limit.maxIDLength: a whole number, got '7'"),
         ("limit.maxIDLength = true", "limit.maxIDLength: a whole number, got True"),
@@ -100,13 +102,14 @@ def test_every_key_sets_something_that_exists() -> None:
 
 
 def test_the_documented_table_is_the_real_one() -> None:
-    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", DOCS.read_text(), flags=re.MULTILINE)
+    server = DOCS.read_text().partition("## Of a worker")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", server, flags=re.MULTILINE)
     documented = dict(rows)
     assert list(documented) == list(KEYS)
     default = Config()
     known = {
         "settings": msgspec.structs.asdict(default.settings),
-        "limits": msgspec.structs.asdict(default.limits),
+        "limits": msgspec.structs.asdict(default.settings.limits),
     }
     for name, key in KEYS.items():
         part, _, field = key.fields[0].rpartition(".")
@@ -124,3 +127,11 @@ def _shown(value: float, unit: str) -> str:
         mebibytes = value / 1024 / 1024
         return f"{mebibytes:g} MiB" if mebibytes >= 1 else f"{value / 1024:g} KiB"
     return f"{value:,}"
+
+
+def test_the_documented_options_of_a_worker_are_its_limits() -> None:
+    worker = DOCS.read_text().partition("## Of a worker")[2].partition("## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \|", worker, flags=re.MULTILINE)
+    others = {"workflows", "activities", "interceptors", "identity"}
+    others |= {"workflow_failure_exception_types"}
+    assert set(documented) == {field.name for field in dataclasses.fields(WorkerOptions)} - others

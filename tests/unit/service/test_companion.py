@@ -16,7 +16,6 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api.errors import ResourceExhausted, WorkflowNotReady
 from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED
-from perdure.service import companion as companion_module
 from perdure.service import tokens
 from perdure.service.companion import Companions, RunCompanion, Unblocked
 
@@ -28,7 +27,7 @@ class Stage:
         self.wakes = 0
         self.attempt = 0
         self.emptied = 0
-        self.companion = RunCompanion(self._wake, lambda: self.attempt, self._empty)
+        self.companion = RunCompanion(self._wake, lambda: self.attempt, self._empty, 3)
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -129,7 +128,7 @@ async def test_a_lost_task_sends_the_query_again_until_it_fails_too_often(stage:
 
 
 async def test_so_many_queries_wait_for_one_task(stage: Stage) -> None:
-    for _ in range(companion_module.QUERIES_MAX):
+    for _ in range(3):
         stage.companion.add_query(query())
     with pytest.raises(ResourceExhausted, match="query buffer is full"):
         stage.companion.add_query(query())
@@ -223,7 +222,7 @@ async def test_a_companion_that_went_away_does_not_take_its_successor_along() ->
             return None
 
     executions = Executions()
-    companions = Companions(executions)  # type: ignore[arg-type]
+    companions = Companions(executions, 3)  # type: ignore[arg-type]
     first = companions.of(1)
     query_id, _ = first.add_query(query())
     first.remove_query(query_id)

@@ -18,6 +18,7 @@ from perdure.service.search_attributes import (
     KEYWORD_LIST,
     TEXT,
 )
+from perdure.service.settings import Settings
 
 
 def payload(value: object, kind: str = "") -> Payload:
@@ -102,38 +103,39 @@ def test_unknown_attributes_are_registered_by_declared_type_or_value() -> None:
         Nothing=payload(None),
         TemporalChangeVersion=payload(["v1"]),
     )
-    found = search_attributes.check(wanted, {}, "default", register=True)
+    found = search_attributes.check(wanted, {}, "default", Settings())
     assert found == {
         "T": TEXT, "K": KEYWORD, "N": INT, "F": DOUBLE, "B": BOOL, "L": KEYWORD_LIST, "D": DATETIME,
     }  # fmt: skip
 
 
 def test_without_auto_registration_unknown_attributes_are_refused() -> None:
+    settings = Settings(auto_register_search_attributes=False)
     with pytest.raises(InvalidArgument, match=r"Namespace prod has no mapping .* attribute New"):
-        search_attributes.check(attributes(New=payload("x")), {}, "prod", register=False)
+        search_attributes.check(attributes(New=payload("x")), {}, "prod", settings)
 
 
 def test_system_attributes_cannot_be_set() -> None:
     with pytest.raises(InvalidArgument, match="WorkflowId attribute can't be set"):
-        search_attributes.check(attributes(WorkflowId=payload("x")), {}, "n", register=True)
+        search_attributes.check(attributes(WorkflowId=payload("x")), {}, "n", Settings())
 
 
 def test_limits_on_count_size_and_total() -> None:
     many = attributes(**{f"A{n}": payload(1) for n in range(101)})
     with pytest.raises(InvalidArgument, match="101 exceeds limit 100"):
-        search_attributes.check(many, {}, "n", register=True)
+        search_attributes.check(many, {}, "n", Settings())
     with pytest.raises(InvalidArgument, match="A value size 3002 exceeds size limit 2048"):
-        search_attributes.check(attributes(A=payload("x" * 3000)), {}, "n", register=True)
+        search_attributes.check(attributes(A=payload("x" * 3000)), {}, "n", Settings())
     large = attributes(**{f"A{n}": payload("x" * 2000) for n in range(25)})
     with pytest.raises(InvalidArgument, match="total size"):
-        search_attributes.check(large, {}, "n", register=True)
+        search_attributes.check(large, {}, "n", Settings())
 
 
 def test_a_namespace_has_room_for_so_many() -> None:
-    full = {f"A{n}": int(KEYWORD) for n in range(search_attributes.MAXIMUM_CUSTOM)}
+    full = {f"A{n}": int(KEYWORD) for n in range(Settings().custom_search_attributes_max)}
     with pytest.raises(InvalidArgument, match="cannot have more than"):
-        search_attributes.check(attributes(One=payload(1)), full, "n", register=True)
-    assert search_attributes.check(attributes(A1=payload("x")), full, "n", register=True) == {}
+        search_attributes.check(attributes(One=payload(1)), full, "n", Settings())
+    assert search_attributes.check(attributes(A1=payload("x")), full, "n", Settings()) == {}
 
 
 @pytest.mark.parametrize("name", ["", "a`b", "line\nbreak", "x" * 256])

@@ -16,12 +16,13 @@ from perdure.api.errors import (
 )
 from perdure.service import search_attributes
 from perdure.service.namespaces import DELETED, DEPRECATED, Namespace, Namespaces
+from perdure.service.settings import Settings
 from perdure.store.contract import StoreUnavailable
 from perdure.store.sqlite import SqliteStore
 
 
 async def opened(store: SqliteStore, *, auto_register: bool = True) -> Namespaces:
-    made = Namespaces(store, auto_register=auto_register)
+    made = Namespaces(store, settings=Settings(auto_register_search_attributes=auto_register))
     await made.open()
     return made
 
