@@ -40,7 +40,7 @@ from .sdk.errors import (
 from .sdk.errors import (
     TimeoutError as TimeoutError,
 )
-from .sdk.handle import UpdateHandle, WorkflowHandle
+from .sdk.handle import WorkflowHandle
 from .sdk.interceptors import ActivityInterceptor, ClientInterceptor, WorkflowInterceptor
 from .sdk.options import (
     ActivityCancellationType,
@@ -69,6 +69,7 @@ from .sdk.search_attributes import (
     SearchAttributeType,
 )
 from .sdk.starting import StartOptions
+from .sdk.update_handle import UpdateHandle
 from .sdk.worker import Worker
 from .sdk.worker_options import WorkerOptions
 from .sdk.workflow import ChildHandle, ChildOptions, WorkflowInfo, workflow

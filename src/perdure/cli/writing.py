@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.command import Input, Reason, RunId, WorkflowId, command, parsed
+from perdure.cli.command import Input, Reason, RunId, Work, WorkflowId, command, parsed
 from perdure.cli.failing import Misused
 from perdure.cli.output import Output
 
@@ -121,52 +121,29 @@ async def update(
     output.value(await handle.update(name, *parsed(input), id=update_id))
 
 
-async def cancel(
-    client: "Client",
-    output: Output,
-    workflow_id: WorkflowId,
-    run_id: RunId = None,
-    reason: Reason = "",
-) -> None:
-    """Ask a workflow to cancel."""
-    await client.handle(workflow_id, run_id=run_id).cancel(reason=reason)
-    output.done(f"asked {workflow_id} to cancel", workflow_id=workflow_id)
+def _with_reason(method: str, what: str, done: str) -> Work:
+    """A command that calls one method of a handle, with a reason that is recorded."""
+
+    async def work(
+        client: "Client",
+        output: Output,
+        workflow_id: WorkflowId,
+        run_id: RunId = None,
+        reason: Reason = "",
+    ) -> None:
+        await getattr(client.handle(workflow_id, run_id=run_id), method)(reason=reason)
+        output.done(done.format(workflow_id), workflow_id=workflow_id)
+
+    work.__doc__ = what
+    return work
 
 
-async def terminate(
-    client: "Client",
-    output: Output,
-    workflow_id: WorkflowId,
-    run_id: RunId = None,
-    reason: Reason = "",
-) -> None:
-    """End a workflow at once."""
-    await client.handle(workflow_id, run_id=run_id).terminate(reason=reason)
-    output.done(f"terminated {workflow_id}", workflow_id=workflow_id)
-
-
-async def pause(
-    client: "Client",
-    output: Output,
-    workflow_id: WorkflowId,
-    run_id: RunId = None,
-    reason: Reason = "",
-) -> None:
-    """Hold a workflow: no worker gets a task of it until it is unpaused."""
-    await client.handle(workflow_id, run_id=run_id).pause(reason=reason)
-    output.done(f"paused {workflow_id}", workflow_id=workflow_id)
-
-
-async def unpause(
-    client: "Client",
-    output: Output,
-    workflow_id: WorkflowId,
-    run_id: RunId = None,
-    reason: Reason = "",
-) -> None:
-    """Let a paused workflow go on."""
-    await client.handle(workflow_id, run_id=run_id).unpause(reason=reason)
-    output.done(f"unpaused {workflow_id}", workflow_id=workflow_id)
+cancel = _with_reason("cancel", "Ask a workflow to cancel.", "asked {} to cancel")
+terminate = _with_reason("terminate", "End a workflow at once.", "terminated {}")
+pause = _with_reason(
+    "pause", "Hold a workflow: no worker gets a task of it until it is unpaused.", "paused {}"
+)
+unpause = _with_reason("unpause", "Let a paused workflow go on.", "unpaused {}")
 
 
 async def reset(

@@ -136,49 +136,16 @@ def signal_message(
 
 def signaled(tx: Transition, message: SignalRun) -> bool:
     """The target has the signal. False: known already, or the run closed."""
-    pending = tx.run.signals.get(message.initiated_event_id)
-    if pending is None or not tx.run.is_open:
-        return False
-    event = ExternalWorkflowExecutionSignaledEventAttributes(
-        initiated_event_id=message.initiated_event_id,
-        namespace=message.namespace,
-        namespace_id=namespace_id(tx.run.info, message.namespace),
-        control=message.control,
-    )
-    event.workflow_execution.workflow_id = message.workflow_id
-    event.workflow_execution.run_id = message.run_id
-    tx.record(
-        EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED,
-        event,
-        answers=message.initiated_event_id,
-    )
-    tx.drop(pending)
-    workflow_tasks.ensure_scheduled(tx)
-    return True
+    event = ExternalWorkflowExecutionSignaledEventAttributes(control=message.control)
+    return _answer(tx, message, EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED, event)
 
 
 def signal_failed(tx: Transition, message: SignalRun, cause: int) -> bool:
     """The signal cannot be delivered. `cause`: SignalExternalWorkflowExecutionFailedCause."""
-    pending = tx.run.signals.get(message.initiated_event_id)
-    if pending is None or not tx.run.is_open:
-        return False
-    event = SignalExternalWorkflowExecutionFailedEventAttributes(
-        namespace=message.namespace,
-        namespace_id=namespace_id(tx.run.info, message.namespace),
-        initiated_event_id=message.initiated_event_id,
-        control=message.control,
-    )
+    event = SignalExternalWorkflowExecutionFailedEventAttributes(control=message.control)
     event.cause = cause  # type: ignore[assignment]
-    event.workflow_execution.workflow_id = message.workflow_id
-    event.workflow_execution.run_id = message.run_id
-    tx.record(
-        EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
-        event,
-        answers=message.initiated_event_id,
-    )
-    tx.drop(pending)
-    workflow_tasks.ensure_scheduled(tx)
-    return True
+    kind = EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED
+    return _answer(tx, message, kind, event)
 
 
 # -- cancel requests -------------------------------------------------------------------------------
@@ -266,44 +233,44 @@ def cancel_message(
 
 def cancelled(tx: Transition, message: CancelRun) -> bool:
     """The target was asked to cancel. False: known already, or the run closed."""
-    pending = tx.run.cancels.get(message.initiated_event_id)
-    if pending is None or not tx.run.is_open:
-        return False
-    event = ExternalWorkflowExecutionCancelRequestedEventAttributes(
-        initiated_event_id=message.initiated_event_id,
-        namespace=message.namespace,
-        namespace_id=namespace_id(tx.run.info, message.namespace),
-    )
-    event.workflow_execution.workflow_id = message.workflow_id
-    event.workflow_execution.run_id = message.run_id
-    tx.record(
-        EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED,
-        event,
-        answers=message.initiated_event_id,
-    )
-    tx.drop(pending)
-    workflow_tasks.ensure_scheduled(tx)
-    return True
+    kind = EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+    return _answer(tx, message, kind, ExternalWorkflowExecutionCancelRequestedEventAttributes())
 
 
 def cancel_failed(tx: Transition, message: CancelRun, cause: int) -> bool:
     """The request cannot be delivered. `cause`: CancelExternalWorkflowExecutionFailedCause."""
-    pending = tx.run.cancels.get(message.initiated_event_id)
-    if pending is None or not tx.run.is_open:
-        return False
-    event = RequestCancelExternalWorkflowExecutionFailedEventAttributes(
-        namespace=message.namespace,
-        namespace_id=namespace_id(tx.run.info, message.namespace),
-        initiated_event_id=message.initiated_event_id,
-    )
+    event = RequestCancelExternalWorkflowExecutionFailedEventAttributes()
     event.cause = cause  # type: ignore[assignment]
+    kind = EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED
+    return _answer(tx, message, kind, event)
+
+
+# -- how it went -----------------------------------------------------------------------------------
+
+
+_Answer = (
+    ExternalWorkflowExecutionSignaledEventAttributes
+    | SignalExternalWorkflowExecutionFailedEventAttributes
+    | ExternalWorkflowExecutionCancelRequestedEventAttributes
+    | RequestCancelExternalWorkflowExecutionFailedEventAttributes
+)
+
+
+def _answer(
+    tx: Transition, message: SignalRun | CancelRun, kind: EventType.ValueType, event: _Answer
+) -> bool:
+    """Record how a message ended. False: known already, or the run closed."""
+    run = tx.run
+    waiting = run.signals if isinstance(message, SignalRun) else run.cancels
+    pending = waiting.get(message.initiated_event_id)
+    if pending is None or not run.is_open:
+        return False
+    event.initiated_event_id = message.initiated_event_id
+    event.namespace = message.namespace
+    event.namespace_id = namespace_id(run.info, message.namespace)
     event.workflow_execution.workflow_id = message.workflow_id
     event.workflow_execution.run_id = message.run_id
-    tx.record(
-        EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
-        event,
-        answers=message.initiated_event_id,
-    )
+    tx.record(kind, event, answers=message.initiated_event_id)
     tx.drop(pending)
     workflow_tasks.ensure_scheduled(tx)
     return True

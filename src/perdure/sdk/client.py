@@ -30,12 +30,13 @@ from perdure.api import errors as rpc
 from perdure.sdk.async_activity import AsyncActivityHandle
 from perdure.sdk.calls import DEFAULT_RETRY_FOR, Calls
 from perdure.sdk.converter import Converter
-from perdure.sdk.handle import UpdateHandle, WorkflowHandle
+from perdure.sdk.handle import WorkflowHandle
 from perdure.sdk.interceptors import Interceptor
 from perdure.sdk.options import check_name
 from perdure.sdk.outbound import Outbound
 from perdure.sdk.records import WorkflowCount, WorkflowExecution
 from perdure.sdk.starting import StartFields, start_call, target_of
+from perdure.sdk.update_handle import UpdateHandle
 from perdure.sdk.update_with_start import update_with_start
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Handles: talking with one workflow and one update from outside."""
+"""The handle of a workflow: talking with it from outside."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from temporalio.api.enums.v1 import (
     UpdateWorkflowExecutionLifecycleStage,
 )
 from temporalio.api.history.v1 import HistoryEvent
-from temporalio.api.update.v1 import Outcome
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
     DescribeWorkflowExecutionRequest,
     GetWorkflowExecutionHistoryRequest,
     PauseWorkflowExecutionRequest,
-    PollWorkflowExecutionUpdateRequest,
     ResetWorkflowExecutionRequest,
     UnpauseWorkflowExecutionRequest,
     UpdateWorkflowExecutionRequest,
     UpdateWorkflowExecutionResponse,
 )
 
-from perdure.sdk import errors
-from perdure.sdk.failures import error_from
 from perdure.sdk.interceptors import (
     CancelWorkflow,
     QueryWorkflow,
@@ -38,6 +34,7 @@ from perdure.sdk.outbound import execution, not_found
 from perdure.sdk.records import WorkflowDescription, WorkflowHistory
 from perdure.sdk.results import close_event
 from perdure.sdk.starting import new_id
+from perdure.sdk.update_handle import UpdateHandle
 from perdure.sdk.workflow.definition import handler_name
 
 if TYPE_CHECKING:
@@ -351,34 +348,29 @@ class WorkflowHandle(Generic[R_co]):
             RPCError: it is paused already (FailedPrecondition), or the server is one that does not
                 offer it (Unimplemented).
         """
-        request = PauseWorkflowExecutionRequest(
-            namespace=self._client.namespace,
-            workflow_id=self.id,
-            run_id=self.run_id or "",
-            identity=self._client.identity,
-            reason=reason,
-            request_id=new_id(),
-        )
-        with not_found(self.id):
-            await self._client.calls("pause_workflow_execution", request)
+        request = PauseWorkflowExecutionRequest(reason=reason)
+        await self._hold("pause_workflow_execution", request)
 
     async def unpause(self, *, reason: str = "") -> None:
         """Let a paused workflow go on.
 
         Raises:
             WorkflowNotFoundError: no such workflow, or it has ended.
-            RPCError: it is not paused.
+            RPCError: it is not paused (FailedPrecondition).
         """
-        request = UnpauseWorkflowExecutionRequest(
-            namespace=self._client.namespace,
-            workflow_id=self.id,
-            run_id=self.run_id or "",
-            identity=self._client.identity,
-            reason=reason,
-            request_id=new_id(),
-        )
+        request = UnpauseWorkflowExecutionRequest(reason=reason)
+        await self._hold("unpause_workflow_execution", request)
+
+    async def _hold(
+        self, rpc: str, request: PauseWorkflowExecutionRequest | UnpauseWorkflowExecutionRequest
+    ) -> None:
+        request.namespace = self._client.namespace
+        request.workflow_id = self.id
+        request.run_id = self.run_id or ""
+        request.identity = self._client.identity
+        request.request_id = new_id()
         with not_found(self.id):
-            await self._client.calls("unpause_workflow_execution", request)
+            await self._client.calls(rpc, request)
 
     async def reset(
         self,
@@ -471,66 +463,6 @@ class WorkflowHandle(Generic[R_co]):
     async def fetch_history(self) -> WorkflowHistory:
         """All events of the run, at once."""
         return WorkflowHistory(self.id, [event async for event in self.history()])
-
-
-class UpdateHandle(Generic[R_co]):
-    """One update of one workflow.
-
-    Attributes:
-        id: the update's id.
-        workflow_id, run_id: whom it was sent to.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        id: str,
-        *,
-        workflow_id: str,
-        run_id: str | None,
-        outcome: Outcome | None = None,
-        result_type: Any = Any,
-    ) -> None:
-        self._client = client
-        self.id = id
-        self.workflow_id = workflow_id
-        self.run_id = run_id
-        self._outcome = outcome
-        self._result_type = result_type
-
-    async def wait(self) -> None:
-        """Wait until the update is over, with whatever outcome."""
-        request = PollWorkflowExecutionUpdateRequest(
-            namespace=self._client.namespace, identity=self._client.identity
-        )
-        reference = request.update_ref
-        reference.workflow_execution.CopyFrom(execution(self.workflow_id, self.run_id or ""))
-        reference.update_id = self.id
-        request.wait_policy.lifecycle_stage = (
-            _STAGE.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
-        )
-        while self._outcome is None:
-            with not_found(self.workflow_id):
-                response = await self._client.long_poll("poll_workflow_execution_update", request)
-            if response is not None and response.HasField("outcome"):
-                self._outcome = response.outcome
-
-    async def result(self) -> R_co:
-        """Wait until the update is over and return its result.
-
-        Raises:
-            UpdateFailedError: it was rejected, or its handler failed; see `cause`.
-            WorkflowNotFoundError: there is no such update.
-        """
-        await self.wait()
-        outcome = self._outcome
-        assert outcome is not None
-        converter = self._client.converter
-        if outcome.HasField("failure"):
-            cause = error_from(outcome.failure, converter)
-            raise errors.UpdateFailedError(f"Update {self.id} failed") from cause
-        value: R_co = converter.result(outcome.success, self._result_type)
-        return value
 
 
 async def _deliver_update(

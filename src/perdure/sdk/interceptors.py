@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActivityInterceptor",
+    "Call",
     "CancelWorkflow",
     "ClientInterceptor",
     "ContinueAsNewCall",
@@ -62,53 +63,53 @@ Headers = Mapping[str, Payload]
 Next = Callable[[Any], Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What all calls with arguments have: these, and the headers that travel beside them."""
+
+    args: Sequence[Any]
+    headers: Headers = field(default_factory=dict)
+
+
 # --- client -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartWorkflow:
+class StartWorkflow(Call):
     """A start, with or without a first signal; `options` are those of `Client.start`."""
 
     workflow: str
-    args: Sequence[Any]
     id: str
     task_queue: str
     options: Mapping[str, Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignalWorkflow:
+class SignalWorkflow(Call):
     """A signal from a client."""
 
     workflow_id: str
     run_id: str
     signal: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryWorkflow:
+class QueryWorkflow(Call):
     """A query from a client."""
 
     workflow_id: str
     run_id: str
     query: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartUpdate:
+class StartUpdate(Call):
     """An update from a client."""
 
     workflow_id: str
     run_id: str
     update: str
     update_id: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +175,10 @@ class ClientInterceptor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecuteActivity:
+class ExecuteActivity(Call):
     """One attempt of an activity."""
 
     activity: Activity[..., Any]
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,82 +206,66 @@ class ActivityInterceptor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecuteWorkflow:
+class ExecuteWorkflow(Call):
     """A run of a workflow, from its first line to its end."""
 
     workflow: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandleSignal:
+class HandleSignal(Call):
     """A signal that has arrived."""
 
     signal: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandleQuery:
+class HandleQuery(Call):
     """A query that has arrived."""
 
     query: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HandleUpdate:
+class HandleUpdate(Call):
     """An update that has arrived: for its validator, then for its handler."""
 
     update: str
     update_id: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleActivity:
+class ScheduleActivity(Call):
     """A call of an activity by a workflow."""
 
     activity: str
-    args: Sequence[Any]
     options: ActivityOptions
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StartChildWorkflow:
+class StartChildWorkflow(Call):
     """A start of a child by a workflow."""
 
     workflow: str
-    args: Sequence[Any]
     id: str
     options: Any
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SignalExternalWorkflow:
+class SignalExternalWorkflow(Call):
     """A signal from a workflow to another one."""
 
     workflow_id: str
     run_id: str
     signal: str
-    args: Sequence[Any]
-    headers: Headers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContinueAsNewCall:
+class ContinueAsNewCall(Call):
     """The start of the next run by this one."""
 
     workflow: str
-    args: Sequence[Any]
     options: Mapping[str, Any]
-    headers: Headers = field(default_factory=dict)
 
 
 class WorkflowInterceptor:

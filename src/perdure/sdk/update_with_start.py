@@ -18,10 +18,11 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api import errors as rpc
 from perdure.sdk import errors
-from perdure.sdk.handle import UpdateHandle, accepted
+from perdure.sdk.handle import accepted
 from perdure.sdk.interceptors import StartUpdate, StartWorkflow
 from perdure.sdk.options import WorkflowIDConflictPolicy, check_name
 from perdure.sdk.starting import new_id, start_call, start_request, target_of
+from perdure.sdk.update_handle import UpdateHandle
 from perdure.sdk.workflow.definition import handler_name
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ _PASSED_OVER: Final = frozenset(
         "os",
         __name__,
         "perdure.sdk.runtime.dice",
-        "perdure.sdk.workflow.namespace",
+        "perdure.sdk.workflow.facts",
     }
 )
 

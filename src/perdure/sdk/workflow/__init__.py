@@ -10,7 +10,8 @@ from perdure.sdk.workflow.definition import (
     definition_of,
     handler_name,
 )
-from perdure.sdk.workflow.namespace import ExternalWorkflow, workflow
+from perdure.sdk.workflow.external import ExternalWorkflow
+from perdure.sdk.workflow.namespace import workflow
 
 __all__ = [
     "Child",
