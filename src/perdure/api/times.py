@@ -47,11 +47,6 @@ def timedelta_ns(value: timedelta) -> int:
     return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * 1_000
 
 
-def timedelta_of(length_ns: int) -> timedelta:
-    """A timedelta of that length, rounded down to microseconds."""
-    return timedelta(microseconds=length_ns // 1_000)
-
-
 def datetime_of(time_ns: int) -> datetime:
     """An aware UTC datetime, rounded down to microseconds."""
     seconds, nanos = divmod(time_ns, SECOND_NS)

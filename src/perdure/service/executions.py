@@ -478,17 +478,6 @@ def _not_there(workflow_id: str, run_id: str) -> NotFound:
     return NotFound(f"workflow execution not found for {words}")
 
 
-def _unwatch(
-    all_watchers: dict[int, list[asyncio.Future[None]]], key: int, future: asyncio.Future[None]
-) -> None:
-    """Forget a watcher that gave up; those that were told are forgotten already."""
-    watchers = all_watchers.get(key)
-    if future.cancelled() and watchers is not None and future in watchers:
-        watchers.remove(future)
-        if not watchers:
-            del all_watchers[key]
-
-
 def _watch(watched: dict[int, list[asyncio.Future[None]]], key: int) -> asyncio.Future[None]:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     watched.setdefault(key, []).append(future)

@@ -168,10 +168,6 @@ class TaskQueue:
             return None
         return self.polls.popitem(last=False)[0]
 
-    def peek(self) -> Poll | None:
-        """The poll that waits longest, left where it is."""
-        return next(iter(self.polls)) if self.polls else None
-
     def return_row(self, row: TaskRow) -> None:
         """A claim failed: the row is first again, unless it fails too often to be there still."""
         failures = self.failures.get(row.id, 0) + 1

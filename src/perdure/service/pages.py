@@ -193,9 +193,3 @@ async def read_reverse(
             break
         events += reversed(History.FromString(trimmed(batch, first, last).events).events)
     return events, bool(events) and events[-1].event_id > first
-
-
-async def last_event(store: Store, key: int) -> HistoryEvent | None:
-    """The last committed event of a run."""
-    found = await store.history(key, 1, END, limit=1, reverse=True)
-    return History.FromString(found[0].events).events[-1] if found else None
