@@ -32,9 +32,15 @@ DYNAMIC_CONFIG = (
     'history.workflowIdReuseMinimalInterval="0s"',
     'history.transferProcessorUpdateAckInterval="1s"',
     'history.visibilityProcessorUpdateAckInterval="1s"',
+    "matching.numTaskqueueReadPartitions=1",
+    "matching.numTaskqueueWritePartitions=1",
+    "matching.useNewMatcher=true",
+    "matching.enableFairness=true",
+    "frontend.WorkflowPauseEnabled=true",
 )
 """Temporal slows down chains of runs that are shorter than a second, and deletes a run half a
-minute after it closed; perdure does neither."""
+minute after it closed; perdure does neither. Of a queue in several partitions nobody can say who
+goes first. What the last three ask for is always there in perdure."""
 
 LIMITS = {
     "history.maximumSignalsPerExecution": 15,

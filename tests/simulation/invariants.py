@@ -213,7 +213,7 @@ def promise_faults(runs: list[Run], plans: list[Plan], ledger: Ledger) -> list[s
 
 async def leftovers(node: Node) -> list[str]:
     """Nothing waits for anybody."""
-    wrong = [f"tasks are left over: {row}" for row in await node.store.task_queues()]
+    wrong = [f"tasks are left over: {row}" for row in await node.store.backlogs()]
     wrong += [f"a message is left over: {row}" for row in await node.store.messages(0, 10)]
     wrong += [f"run {key} is still marked in flight" for key in await node.store.in_flight()]
     alarm = await node.store.next_alarm()

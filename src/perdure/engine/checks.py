@@ -12,7 +12,7 @@ from temporalio.api.enums.v1 import WorkflowTaskFailedCause as Cause
 
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import duration_ns
-from perdure.engine import children, closing, cron, external, retry, timers
+from perdure.engine import children, closing, cron, external, priorities, retry, timers
 from perdure.engine.bad_command import BadCommand
 from perdure.engine.execution import Execution
 from perdure.engine.limits import Limits
@@ -264,6 +264,10 @@ def _activity(plan: Plan, command: Command) -> None:
         )
     if wanted.HasField("retry_policy"):
         _policy(_ACTIVITY, where, wanted.retry_policy)
+    if wanted.HasField("priority"):
+        fault = priorities.fault(wanted.priority)
+        if fault:
+            raise BadCommand(_ACTIVITY, f"invalid priorities: {fault}")
     if wanted.HasField("input"):
         _size(plan, _ACTIVITY, where, wanted.input.ByteSize())
     plan.activity_ids.add(activity_id)

@@ -38,7 +38,7 @@ from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
 from perdure.api import wire
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import duration_ns
-from perdure.engine import cron, retry, workflow_tasks
+from perdure.engine import cron, priorities, retry, workflow_tasks
 from perdure.engine.bad_command import BadCommand
 from perdure.engine.execution import Execution
 from perdure.engine.outbox import CancelRun, ChildClosed, StartChild, TerminateRun
@@ -123,6 +123,9 @@ def validate(
                 f" Length={len(value.encode())} Limit={id_limit_bytes} {where[:99]}"
             )  # fmt: skip
     _check_times(attributes, where)
+    fault = priorities.fault(attributes.priority)
+    if fault:
+        raise BadCommand(_BAD, f"invalid priorities: {fault}")
     if len(run.children) + already_initiated >= pending_limit:
         raise BadCommand(
             _TOO_MANY,

@@ -60,12 +60,16 @@ def unwritten(event_id: int, time_ns: int, event_type: int, body: bytes) -> byte
 
 
 class TaskRef(msgspec.Struct, gc=False):
-    """A task that became ready: kind 1 workflow, 2 activity (TaskQueueType)."""
+    """A task that became ready: kind 1 workflow, 2 activity (TaskQueueType).
+
+    ``rank`` is its place in the queue if it has waited there already.
+    """
 
     kind: int
     queue: str
     scheduled_event_id: int
     stamp: int
+    rank: int = 0
 
 
 class Transition:

@@ -270,7 +270,8 @@ def _limit(matching: Matching, queue: TaskQueue, metadata: TaskQueueMetadata) ->
         per_second = metadata.max_tasks_per_second.value
         if not 0 <= per_second < float("inf"):
             raise InvalidArgument(f"max_tasks_per_second is 0 or more, got {per_second}.")
-        matching.limit(queue, per_second)
+        queue.set_rate(per_second, by_worker=True)
+        matching.pump(queue)
 
 
 # -- operations ------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.errors import NotFound, RPCError, Unavailable
-from perdure.engine import activities, outbox, workflow_tasks
+from perdure.engine import activities, outbox, priorities, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.state import Activity, WorkflowTask
 from perdure.engine.transition import TaskRef, Transition
-from perdure.service import completing, pages, responses
+from perdure.service import completing, pages, ranking, responses
 from perdure.service.clock import Clock, sleep_until
 from perdure.service.entries import Companion, Entry
 from perdure.service.executions import Executions
@@ -141,8 +141,9 @@ class Dispatcher:
             return
         queue = self._live_queue(entry.run, task)
         poll = queue.take(tx.now_ns)
+        self._count(queue, tx.now_ns, entry.run.info.priority, ref, taken=poll is not None)
         if poll is None:
-            row = self._row(entry, tx, queue, ref)
+            row = self._row(entry, tx, queue, ref, entry.run.info.priority)
             if entry.workflow_row is not None:
                 write.drop_task(entry.workflow_row[1])
             entry.workflow_row = (ref.stamp, row.id)
@@ -285,8 +286,10 @@ class Dispatcher:
             return
         queue = self._matching.queue(entry.run.info.namespace, ref.queue, ACTIVITY)
         poll = queue.take(tx.now_ns)
+        priority = priorities.merged(entry.run.info.priority, activity.priority)
+        self._count(queue, tx.now_ns, priority, ref, taken=poll is not None)
         if poll is None:
-            row = self._row(entry, tx, queue, ref)
+            row = self._row(entry, tx, queue, ref, priority)
             entry.activity_rows[ref.scheduled_event_id] = (ref.stamp, row.id)
             write.put_tasks.append(row)
             unit.done.append(partial(self._matching.add_row, row))
@@ -316,7 +319,19 @@ class Dispatcher:
         else:
             poll.future.set_result(response)
 
-    def _row(self, entry: Entry, tx: Transition, queue: TaskQueue, ref: TaskRef) -> TaskRow:
+    def _count(
+        self, queue: TaskQueue, now_ns: int, priority: bytes, ref: TaskRef, *, taken: bool
+    ) -> None:
+        flow = queue.flow(ranking.claim(priority).level, now_ns)
+        if not ref.rank:
+            flow.added.add(now_ns)
+        if taken:
+            flow.dispatched.add(now_ns)
+
+    def _row(
+        self, entry: Entry, tx: Transition, queue: TaskQueue, ref: TaskRef, priority: bytes
+    ) -> TaskRow:
+        claim = ranking.claim(priority)
         return TaskRow(
             id=self._ids.take(),
             namespace=queue.key.namespace,
@@ -326,6 +341,8 @@ class Dispatcher:
             scheduled_event_id=ref.scheduled_event_id,
             stamp=ref.stamp,
             created_ns=tx.now_ns,
+            rank=ref.rank or queue.ranking.next(claim),
+            fairness_key=claim.fairness_key,
         )
 
     # -- rows --------------------------------------------------------------------------------------
@@ -347,7 +364,7 @@ class Dispatcher:
             self._matching.pump(queue)
         except RPCError:
             queue.claiming -= 1
-            queue.rows.appendleft(row)
+            queue.rows.put_back(row)
             self._matching.pump_later(queue)
         else:
             queue.claiming -= 1
@@ -355,7 +372,7 @@ class Dispatcher:
                 self._claim_now(queue, row, entry)
                 self._matching.pump(queue)
             else:
-                queue.rows.appendleft(row)
+                queue.rows.put_back(row)
 
     def _claim_now(self, queue: TaskQueue, row: TaskRow, entry: Entry) -> None:
         # Forgotten first: a task that ends the run within this transition must not drop it, too.
@@ -368,30 +385,27 @@ class Dispatcher:
             _, unit = self._executions.apply(entry, partial(_requeue, row), gather=False)
         except Exception:
             log.exception("a waiting task of run %d cannot be started", row.key)
-            queue.return_row(row)
+            queue.rows.refused(row)
             self._matching.pump_later(queue)
             return
         unit.writes[row.key].drop_task(row.id)
         unit.undo.append(partial(self._return_row, queue, row))
-        if queue.failures:
-            unit.done.append(partial(queue.failures.pop, row.id, None))
+        unit.done.append(partial(queue.rows.claimed, row))
 
     async def redirect(self, queue: TaskQueue) -> None:
         """The worker of a sticky queue is gone: what waits there goes to the normal queue."""
-        rows = list(queue.rows)
-        queue.rows.clear()
-        for row in rows:
+        for row in queue.rows.drain():
             try:
                 entry = await self._executions.entry(row.key)
             except NotFound:
                 continue
             except RPCError:
-                queue.rows.append(row)
+                queue.rows.put_back(row)
                 continue
             self._claim_now(queue, row, entry)
 
     def _return_row(self, queue: TaskQueue, row: TaskRow) -> None:
-        queue.return_row(row)
+        queue.rows.refused(row)
         self._matching.pump_later(queue)
 
     # -- polls that are gone -----------------------------------------------------------------------
@@ -475,7 +489,7 @@ def _requeue(row: TaskRow, tx: Transition) -> None:
             return
     elif ready_activity(run, row.scheduled_event_id, row.stamp) is None:
         return
-    tx.tasks.append(TaskRef(row.kind, row.queue, row.scheduled_event_id, row.stamp))
+    tx.tasks.append(TaskRef(row.kind, row.queue, row.scheduled_event_id, row.stamp, row.rank))
 
 
 def _untake_workflow(scheduled_event_id: int, request_id: str, tx: Transition) -> None:

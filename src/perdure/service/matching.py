@@ -2,7 +2,7 @@
 
 A poll is parked as a future. The dispatcher asks for a parked poll before it writes a task
 anywhere; only a task that nobody waits for becomes a row of the store. Memory holds a window of
-each queue's rows, oldest first; what is beyond it is read by page when the window has run empty.
+each queue's rows, by rank; what is beyond it is read by page when the window has run empty.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from temporalio.api.workflowservice.v1 import (
@@ -24,9 +26,11 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.caller import until
 from perdure.api.errors import ResourceExhausted
 from perdure.service.clock import Alarm, Clock
-from perdure.service.rate import NEVER_NS, Rate
+from perdure.service.ranking import Ranking
+from perdure.service.rate import NEVER_NS, Flow, Rate
 from perdure.service.settings import Settings
-from perdure.store.contract import Store, StoreError, TaskRow
+from perdure.service.window import Window
+from perdure.store.contract import Backlog, Store, StoreError, TaskRow
 
 log = logging.getLogger("perdure.service")
 
@@ -121,45 +125,48 @@ class TaskQueue:
     Attributes:
         polls: parked, first come first served.
         rows: the window on the waiting tasks.
-        more: the store holds rows behind the window.
-        last_row_id: the newest row that was in the window.
+        ranking: gives the next one its place.
+        flows: how many tasks came and went lately, by level.
         claiming: rows whose run is being loaded for a poll.
         seen_ns: when a poller was last here.
         rate: how fast its tasks may be given out; None for as fast as they come.
+        worker_rate, operator_rate: what a worker and an operator said of it, a second.
         rate_alarm: set while a task waits for nothing but that.
     """
 
     __slots__ = (
+        "began_ns",
         "claiming",
-        "failures",
+        "flows",
         "key",
-        "last_row_id",
-        "loading",
-        "more",
+        "operator_rate",
         "pollers",
         "polls",
         "queries",
+        "ranking",
         "rate",
         "rate_alarm",
         "retired",
         "rows",
         "seen_ns",
+        "worker_rate",
     )
 
-    def __init__(self, key: QueueKey) -> None:
+    def __init__(self, key: QueueKey, window_size: int) -> None:
         self.key = key
         self.polls: OrderedDict[Poll, None] = OrderedDict()
-        self.rows: deque[TaskRow] = deque()
+        self.rows = Window(window_size)
+        self.ranking = Ranking()
+        self.flows: dict[int, Flow] = {}
+        self.began_ns = 0
         self.queries: deque[QueryTask] = deque()
         self.pollers: OrderedDict[str, int] = OrderedDict()
-        self.failures: dict[int, int] = {}
-        self.more = False
-        self.loading = False
-        self.last_row_id = 0
         self.claiming = 0
         self.seen_ns = 0
         self.retired = False
         self.rate: Rate | None = None
+        self.worker_rate: float | None = None
+        self.operator_rate: float | None = None
         self.rate_alarm: Alarm | None = None
 
     def take(self, now_ns: int) -> Poll | None:
@@ -168,17 +175,26 @@ class TaskQueue:
             return None
         return self.polls.popitem(last=False)[0]
 
-    def return_row(self, row: TaskRow) -> None:
-        """A claim failed: the row is first again, unless it fails too often to be there still."""
-        failures = self.failures.get(row.id, 0) + 1
-        if failures > 5 or len(self.failures) > 1_000:
-            self.failures.clear()
-            self.rows.clear()  # the store knows which rows are there: read the window anew
-            self.last_row_id = row.id - 1
-            self.more = True
-            return
-        self.failures[row.id] = failures
-        self.rows.appendleft(row)
+    def set_rate(self, per_second: float | None, *, by_worker: bool = False) -> None:
+        """Limit how many tasks are given out a second, or no longer; an operator's word goes before
+        that of workers."""
+        if by_worker:
+            self.worker_rate = per_second
+        else:
+            self.operator_rate = per_second
+        wanted = self.worker_rate if self.operator_rate is None else self.operator_rate
+        if wanted is None:
+            self.rate = None
+        elif self.rate is None or self.rate.per_second != wanted:
+            self.rate = Rate(wanted)
+
+    def flow(self, level: int, now_ns: int) -> Flow:
+        """The flow of one level; all begin with the first."""
+        found = self.flows.get(level)
+        if found is None:
+            self.began_ns = self.began_ns or now_ns
+            found = self.flows[level] = Flow(self.began_ns)
+        return found
 
     def note(self, identity: str, now_ns: int) -> None:
         """Remember who polled."""
@@ -213,13 +229,13 @@ class Matching:
         self._purge_at = 1_000
         self._closed = False
         self.claim: Callable[[TaskQueue, TaskRow], None]  # set by the dispatcher
+        self.configure: Callable[[TaskQueue], None] = lambda _: None  # a queue that is new
 
     async def open(self) -> None:
         """Read the first window of every queue that has waiting tasks."""
-        for namespace, name, kind, _count in await self._store.task_queues():
-            queue = self.queue(namespace, name, kind)
-            queue.rows.clear()  # tasks taken back just now are not the oldest
-            queue.last_row_id = 0
+        for queue, backlogs in self._queues_of(await self._store.backlogs()):
+            queue.rows.forget()  # tasks taken back just now are not the oldest
+            queue.ranking.restore(backlogs)
             await self._load(queue)
 
     def close(self) -> None:
@@ -250,12 +266,17 @@ class Matching:
             if len(self._queues) >= self._purge_at:
                 self._purge()
             key = QueueKey(namespace, name, kind)
-            found = self._queues[key] = TaskQueue(key)
+            found = self._queues[key] = TaskQueue(key, self._settings.backlog_window)
+            self.configure(found)
         return found
 
     def known(self, namespace: str, name: str, kind: int) -> TaskQueue | None:
         """The queue of that name, if anything ever used it."""
         return self._queues.get((namespace, name, kind))
+
+    def waiting(self, kind: int) -> list[TaskQueue]:
+        """The queues of a kind that have tasks waiting in memory."""
+        return [queue for queue in self._queues.values() if queue.key.kind == kind and queue.rows]
 
     # -- polls -------------------------------------------------------------------------------------
 
@@ -280,7 +301,7 @@ class Matching:
         self._deadlines[poll] = None
         if self._alarm is None:
             self._arm(expiry_ns)
-        if queue.rows or queue.queries or queue.more:
+        if queue.rows or queue.queries or queue.rows.more:
             self.pump(queue)
 
     def finish(self, poll: Poll) -> None:
@@ -334,11 +355,7 @@ class Matching:
     def add_row(self, row: TaskRow) -> None:
         """A task's row was committed."""
         queue = self.queue(row.namespace, row.queue, row.kind)
-        if queue.more or queue.loading or len(queue.rows) >= self._settings.backlog_window:
-            queue.more = True  # a load under way may have read before this row was there
-        else:
-            queue.rows.append(row)
-            queue.last_row_id = max(queue.last_row_id, row.id)
+        queue.rows.add(row)
         if queue.polls:
             self.pump(queue)
 
@@ -351,15 +368,14 @@ class Matching:
         while queue.rows and len(queue.polls) > queue.claiming and not self._closed:
             if queue.rate is not None and not self._is_time(queue, queue.rate):
                 return
-            self.claim(queue, queue.rows.popleft())
-        if queue.polls and not queue.rows and queue.more and not queue.loading:
-            self._spawn(self._load_and_pump(queue))
-
-    def limit(self, queue: TaskQueue, per_second: float) -> None:
-        """Give out no more tasks of a queue than that; the last word counts."""
-        if queue.rate is None or queue.rate.per_second != per_second:
-            queue.rate = Rate(per_second)
-            self.pump(queue)
+            row = queue.rows.pop()
+            queue.ranking.taken(row.rank)
+            self.claim(queue, row)
+        if queue.polls and not queue.rows:
+            if queue.rows.more and not queue.rows.loading:
+                self._spawn(self._load_and_pump(queue))
+            elif not queue.rows.more and not queue.claiming:
+                queue.ranking.reset()
 
     def _is_time(self, queue: TaskQueue, rate: Rate) -> bool:
         """Whether a task may be given out; if not, the queue is looked at when it may."""
@@ -377,12 +393,15 @@ class Matching:
 
     async def reread(self) -> None:
         """The store may have waiting tasks that memory has not heard of: read all windows anew."""
-        for namespace, name, kind, _count in await self._store.task_queues():
-            queue = self.queue(namespace, name, kind)
-            queue.rows.clear()
-            queue.last_row_id = 0
-            queue.more = True
+        for queue, backlogs in self._queues_of(await self._store.backlogs()):
+            queue.rows.forget()
+            queue.ranking.restore(backlogs)
             self.pump(queue)
+
+    def _queues_of(self, backlogs: list[Backlog]) -> Iterator[tuple[TaskQueue, list[Backlog]]]:
+        """Queues with what waits in them."""
+        for key, found in groupby(backlogs, key=attrgetter("namespace", "queue", "kind")):
+            yield self.queue(*key), list(found)
 
     def pump_later(self, queue: TaskQueue) -> None:
         """The same after a pause: something failed."""
@@ -399,22 +418,14 @@ class Matching:
             self.pump(queue)
 
     async def _load(self, queue: TaskQueue) -> None:
-        queue.loading = True
-        queue.more = False
+        window, limit = queue.rows, self._settings.backlog_window
+        window.loading = True
         try:
-            key, limit = queue.key, self._settings.backlog_window
-            rows = await self._store.tasks(
-                key.namespace, key.name, key.kind, queue.last_row_id, limit
-            )
+            found = await self._store.tasks(*queue.key, window.last, limit)
         except StoreError:
-            queue.more = True
+            window.failed()
             raise
-        finally:
-            queue.loading = False
-        queue.rows.extend(rows)
-        queue.more = queue.more or len(rows) == limit
-        if rows:
-            queue.last_row_id = rows[-1].id
+        window.loaded(found, more=len(found) == limit)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -457,7 +468,7 @@ class Matching:
         idle = [
             key
             for key, queue in self._queues.items()
-            if not (queue.polls or queue.rows or queue.more or queue.queries or queue.claiming)
+            if not (queue.polls or queue.rows or queue.rows.more or queue.queries or queue.claiming)
             and queue.seen_ns < before_ns
         ]
         for key in idle:

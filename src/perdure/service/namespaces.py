@@ -18,6 +18,7 @@ from temporalio.api.common.v1 import SearchAttributes
 from temporalio.api.enums.v1 import ArchivalState, NamespaceState
 from temporalio.api.errordetails.v1 import NamespaceInvalidStateFailure
 from temporalio.api.namespace.v1 import NamespaceConfig, NamespaceInfo
+from temporalio.api.taskqueue.v1 import TaskQueueConfig
 from temporalio.api.workflowservice.v1 import (
     DeprecateNamespaceRequest,
     DeprecateNamespaceResponse,
@@ -36,6 +37,7 @@ from perdure.api.errors import (
     InvalidArgument,
     NamespaceAlreadyExists,
     NamespaceNotFound,
+    ResourceExhausted,
     Unavailable,
 )
 from perdure.api.times import SECOND_NS, duration, duration_ns
@@ -66,6 +68,7 @@ class Namespace(msgspec.Struct):
     retention_ns: int = 0
     state: int = int(REGISTERED)
     search_attributes: dict[str, int] = {}  # custom name → IndexedValueType
+    task_queues: dict[str, bytes] = {}  # see queue_configs
 
     def row(self) -> NamespaceRow:
         """The namespace as the store keeps it."""
@@ -97,6 +100,7 @@ class Namespaces:
         self._settings = settings or Settings()
         self._all: dict[str, Namespace] = {}
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
+        self._configuring = asyncio.Lock()
 
     async def open(self) -> None:
         """Read them all; make ``default`` on a fresh store."""
@@ -211,6 +215,31 @@ class Namespaces:
             self._noted.get(name, {}).pop(noted, None)
         kept = {key: kind for key, kind in found.search_attributes.items() if key not in attributes}
         await self.put(msgspec.structs.replace(found, search_attributes=kept))
+
+    # -- task queues -------------------------------------------------------------------------------
+
+    async def configure(
+        self, name: str, queue: str, change: Callable[[TaskQueueConfig], TaskQueueConfig]
+    ) -> TaskQueueConfig:
+        """Change what is set for a task queue. Raises what `change` raises, and ResourceExhausted,
+        Unavailable."""
+        async with self._configuring:  # a change is based on all that were made before
+            found = self.get(name)
+            changed = change(self.task_queue(name, queue))
+            kept = {key: body for key, body in found.task_queues.items() if key != queue}
+            if len(kept) >= self._settings.configured_task_queues_max:
+                raise ResourceExhausted(
+                    f"Namespace {name} has {len(kept)} task queues with a configuration, the limit "
+                    "(configured_task_queues_max)."
+                )
+            body = changed.SerializeToString()
+            await self.put(msgspec.structs.replace(found, task_queues=kept | {queue: body}))
+        return changed
+
+    def task_queue(self, name: str, queue: str) -> TaskQueueConfig:
+        """What is set for a task queue."""
+        found = self._all.get(name)
+        return TaskQueueConfig.FromString(found.task_queues.get(queue, b"") if found else b"")
 
     @property
     def dirty(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from perdure.api.errors import NotFound, RPCError
 from perdure.engine import activities, workflow_tasks
 from perdure.engine.transition import Transition
+from perdure.service import queue_configs
 from perdure.service.alarms import Alarms
 from perdure.service.clock import Clock, SystemClock, sleep_until
 from perdure.service.companion import Companions
@@ -19,7 +20,7 @@ from perdure.service.deleting import Purger
 from perdure.service.dispatch import Dispatcher
 from perdure.service.executions import Executions
 from perdure.service.ids import Ids
-from perdure.service.matching import WORKFLOW, Matching, Poll
+from perdure.service.matching import WORKFLOW, Matching, Poll, TaskQueue
 from perdure.service.namespaces import Namespaces
 from perdure.service.queries import QueryTasks
 from perdure.service.settings import Settings
@@ -82,6 +83,7 @@ class Node:
             self.namespaces, deliver=self.courier.deliver, alarm=self.alarms.note,
         )  # fmt: skip
         self.executions.sink = self.dispatcher
+        self.matching.configure = self._configure
         self.executions.committer.uncertain = self._look_again
         self.companions = Companions(self.executions, self.settings.queries_per_run_max)
         self.query_tasks = QueryTasks(self.settings.queries_max)
@@ -148,6 +150,11 @@ class Node:
         finally:
             self.matching.finish(poll)
 
+    def _configure(self, queue: TaskQueue) -> None:
+        """A queue comes into being: it follows what is set for it."""
+        config = self.namespaces.task_queue(queue.key.namespace, queue_configs.name_of(queue.key))
+        queue_configs.put_in_force(queue, config)
+
     def _look_again(self) -> None:
         """A commit may be stored of which memory has not heard."""
         if not self._looking:
@@ -185,16 +192,13 @@ class Node:
 
     async def _redirect_orphans(self) -> None:
         """Tasks on the sticky queue of a worker that died go to the normal queue."""
-        for namespace, name, kind, _count in await self.store.task_queues():
-            queue = self.matching.known(namespace, name, kind)
-            if kind != WORKFLOW or queue is None or not queue.rows:
-                continue
+        for queue in self.matching.waiting(WORKFLOW):
             try:
-                entry = await self.executions.entry(queue.rows[0].key)
+                entry = await self.executions.entry(queue.rows.first.key)
             except NotFound:
                 continue
             task = entry.run.state.workflow_task
-            if task is not None and task.sticky and task.queue == name:
+            if task is not None and task.sticky and task.queue == queue.key.name:
                 await self.dispatcher.redirect(queue)
 
 

@@ -1,4 +1,4 @@
-"""How fast tasks of a queue may be given out."""
+"""How fast tasks of a queue may be given out, and how fast they came and went lately."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Final
 
 _SECOND_NS: Final = 1_000_000_000
 NEVER_NS: Final = 1 << 62
+
+_SLICE_NS: Final = 5 * _SECOND_NS
+_SLICES: Final = 6
 
 
 class Rate:
@@ -38,3 +41,43 @@ class Rate:
             return False
         self._due_ns = max(self._due_ns, now_ns) + self._interval_ns
         return True
+
+
+class Count:
+    """How many a second, over the last half minute, or since it began if that is less."""
+
+    __slots__ = ("_began_ns", "_counts", "_slice")
+
+    def __init__(self, began_ns: int) -> None:
+        self._counts = [0] * _SLICES
+        self._slice = began_ns // _SLICE_NS
+        self._began_ns = began_ns
+
+    def add(self, now_ns: int) -> None:
+        """One more."""
+        if now_ns // _SLICE_NS != self._slice:
+            self._move(now_ns)
+        self._counts[-1] += 1
+
+    def per_second(self, now_ns: int) -> float:
+        """The rate."""
+        self._move(now_ns)
+        first_ns = max(self._began_ns, (self._slice - _SLICES + 1) * _SLICE_NS)
+        return sum(self._counts) * _SECOND_NS / max(now_ns - first_ns, _SECOND_NS)
+
+    def _move(self, now_ns: int) -> None:
+        """Let go of what is too old."""
+        slice_now = now_ns // _SLICE_NS
+        passed = min(max(slice_now - self._slice, 0), _SLICES)
+        self._counts = self._counts[passed:] + [0] * passed
+        self._slice = max(self._slice, slice_now)
+
+
+class Flow:
+    """Tasks of one level of a queue: those that came, and those that were given out."""
+
+    __slots__ = ("added", "dispatched")
+
+    def __init__(self, began_ns: int) -> None:
+        self.added = Count(began_ns)
+        self.dispatched = Count(began_ns)

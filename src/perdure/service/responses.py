@@ -12,7 +12,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api import wire
-from perdure.engine import events
+from perdure.engine import events, priorities
 from perdure.engine.state import Activity, RetryPolicy, RunInfo, WorkflowTask
 from perdure.service import tokens
 
@@ -151,6 +151,8 @@ def activity_task(entry: Entry, activity: Activity) -> PollActivityTaskQueueResp
     block, varints = wire.block, wire.VARINTS
     activity_id = activity.activity_id.encode()
     details, priority = activity.heartbeat_details, activity.priority
+    if entry.run.info.priority:
+        priority = priorities.merged(entry.run.info.priority, priority)
     return PollActivityTaskQueueResponse.FromString(
         b"".join((
             prefix, _A_TOKEN, varints[len(token)], token,

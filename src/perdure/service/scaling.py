@@ -34,7 +34,7 @@ def advised(node: Node, poll: Poll, response: Response) -> Response:
         return response
     now_ns = node.clock.now_ns()
     rows = poll.queue.rows
-    if rows and now_ns - rows[0].created_ns >= _BEHIND_NS:
+    if rows and now_ns - rows.first.created_ns >= _BEHIND_NS:
         response.poller_scaling_decision.poll_request_delta_suggestion = 1
     elif now_ns - poll.parked_ns >= _IDLE_NS:
         response.poller_scaling_decision.poll_request_delta_suggestion = -1

@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         long_poll_ns: a poll with nothing to do is answered empty after this.
         history_poll_ns: who waits for an event, or for an update, is told after this how far it is.
         backlog_window: waiting tasks held in memory per queue; the rest stays in the store.
+        configured_task_queues_max: task queues of one namespace that an operator has configured.
         sticky_alive_ns: a sticky queue whose worker did not poll for this long is passed by.
         fused_rounds_max: workflow tasks that a worker in this process may do within one transition.
         queue_idle_ns: an empty queue that nobody polls is forgotten after this.
@@ -114,6 +115,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     long_poll_ns: int = 60 * SECOND_NS
     history_poll_ns: int = 20 * SECOND_NS
     backlog_window: int = 1_000
+    configured_task_queues_max: int = 1_000
     sticky_alive_ns: int = 10 * SECOND_NS
     fused_rounds_max: int = 16
     queue_idle_ns: int = 3_600 * SECOND_NS

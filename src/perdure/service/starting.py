@@ -28,7 +28,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.caller import CALLER
 from perdure.api.errors import InvalidArgument, Unavailable, WorkflowAlreadyStarted
 from perdure.api.times import duration_ns
-from perdure.engine import cron, events, lifecycle, retry
+from perdure.engine import cron, events, lifecycle, priorities, retry
 from perdure.engine.execution import Execution
 from perdure.engine.lifecycle import StartRun
 from perdure.engine.outbox import StartChild
@@ -375,7 +375,7 @@ def _adopt(start: StartRun, parent: RunInfo, parent_key: int, message: StartChil
     start.parent_initiated_event_id = message.initiated_event_id
     start.root_workflow_id = parent.root_workflow_id or parent.workflow_id
     start.root_run_id = parent.root_run_id or parent.run_id
-    start.priority = start.priority or parent.priority
+    start.priority = priorities.merged(parent.priority, start.priority)
 
 
 def _attachment(request: AnyStart) -> Callable[[Transition], None] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueType
@@ -11,21 +12,19 @@ from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueResponse,
     ListTaskQueuePartitionsRequest,
     ListTaskQueuePartitionsResponse,
+    UpdateTaskQueueConfigRequest,
+    UpdateTaskQueueConfigResponse,
 )
 
 from perdure.api.errors import Unavailable
-from perdure.api.times import duration, timestamp
-from perdure.service import validation
-from perdure.service.matching import ACTIVITY, WORKFLOW, TaskQueue
-from perdure.store.contract import StoreError
+from perdure.api.times import duration, duration_ns, timestamp
+from perdure.service import queue_configs, validation
+from perdure.service.matching import ACTIVITY, WORKFLOW, QueueKey, TaskQueue
+from perdure.service.ranking import DEFAULT_LEVEL
+from perdure.store.contract import Backlog, StoreError
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
-
-"""For how long a poller that is gone is still shown."""
-
-
-_DEFAULT_PRIORITY = 3
 
 
 class TaskQueueRPCs:
@@ -51,13 +50,40 @@ class TaskQueueRPCs:
         made = DescribeTaskQueueResponse()
         if queue is not None:
             made.pollers.extend(self._pollers(queue))
-        stats = await self._stats(request.namespace, name, kind)
+        key = QueueKey(request.namespace, name, kind)
+        by_level = await self._stats(key)
+        total = _total(by_level)
         if request.include_task_queue_status:
-            made.task_queue_status.backlog_count_hint = stats.approximate_backlog_count
+            made.task_queue_status.backlog_count_hint = total.approximate_backlog_count
         if request.report_stats:
-            made.stats.CopyFrom(stats)
-            made.stats_by_priority_key[_DEFAULT_PRIORITY].CopyFrom(stats)
+            made.stats.CopyFrom(total)
+            for level, stats in by_level.items():
+                made.stats_by_priority_key[level].CopyFrom(stats)
+        if request.report_config:
+            made.config.CopyFrom(
+                node.namespaces.task_queue(request.namespace, queue_configs.name_of(key))
+            )
+            queue_configs.show_rate(made, queue)
         return made
+
+    async def update_task_queue_config(
+        self, request: UpdateTaskQueueConfigRequest
+    ) -> UpdateTaskQueueConfigResponse:
+        """Set how fast a queue's tasks are given out, and the weights of fairness keys."""
+        node = self.node
+        node.namespaces.get(request.namespace)
+        validation.task_queue(request, node.settings)
+        validation.bounded(request.identity, "Identity", node.settings)
+        queue_configs.check(request)
+        kind = int(request.task_queue_type or WORKFLOW)
+        key = QueueKey(request.namespace, request.task_queue, kind)
+        change = partial(queue_configs.applied, request=request, now_ns=node.clock.now_ns())
+        config = await node.namespaces.configure(key.namespace, queue_configs.name_of(key), change)
+        queue = node.matching.known(*key)
+        if queue is not None:
+            queue_configs.put_in_force(queue, config)
+            node.matching.pump(queue)
+        return UpdateTaskQueueConfigResponse(config=config)
 
     async def _enhanced(self, request: DescribeTaskQueueRequest) -> DescribeTaskQueueResponse:
         made = DescribeTaskQueueResponse()
@@ -69,18 +95,32 @@ class TaskQueueRPCs:
             queue = self.node.matching.known(request.namespace, name, kind)
             if queue is not None:
                 types[kind].pollers.extend(self._pollers(queue))
-            types[kind].stats.CopyFrom(await self._stats(request.namespace, name, kind))
+            stats = await self._stats(QueueKey(request.namespace, name, kind))
+            types[kind].stats.CopyFrom(_total(stats))
         return made
 
-    async def _stats(self, namespace: str, name: str, kind: int) -> TaskQueueStats:
-        """How many tasks wait, and the oldest for how long."""
-        made = TaskQueueStats(approximate_backlog_count=await self._waiting(namespace, name, kind))
-        queue = self.node.matching.known(namespace, name, kind)
-        age_ns = 0
-        if queue is not None and queue.rows:
-            age_ns = max(0, self.node.clock.now_ns() - queue.rows[0].created_ns)
-        made.approximate_backlog_age.CopyFrom(duration(age_ns))
+    async def _stats(self, key: QueueKey) -> dict[int, TaskQueueStats]:
+        """By priority level: how many tasks wait, the oldest for how long, how fast they come and
+        go. A queue that nobody uses shows the default level."""
+        now_ns = self.node.clock.now_ns()
+        made = {DEFAULT_LEVEL: _no_stats()}
+        queue = self.node.matching.known(*key)
+        for level, flow in queue.flows.items() if queue is not None else ():
+            stats = made.setdefault(level, _no_stats())
+            stats.tasks_add_rate = flow.added.per_second(now_ns)
+            stats.tasks_dispatch_rate = flow.dispatched.per_second(now_ns)
+        for backlog in await self._backlogs(key):
+            stats = made.setdefault(backlog.level, _no_stats())
+            stats.approximate_backlog_count += backlog.count
+            age_ns = max(now_ns - backlog.oldest_ns, duration_ns(stats.approximate_backlog_age))
+            stats.approximate_backlog_age.CopyFrom(duration(max(0, age_ns)))
         return made
+
+    async def _backlogs(self, key: QueueKey) -> list[Backlog]:
+        try:
+            return await self.node.store.backlogs(*key)
+        except StoreError as error:
+            raise Unavailable(f"The database cannot be read: {error}") from error
 
     def _pollers(self, queue: TaskQueue) -> list[PollerInfo]:
         now_ns = self.node.clock.now_ns()
@@ -93,16 +133,6 @@ class TaskQueueRPCs:
                 found.append(info)
         return found
 
-    async def _waiting(self, namespace: str, name: str, kind: int) -> int:
-        queue = self.node.matching.known(namespace, name, kind)
-        if queue is not None and not queue.more:
-            return len(queue.rows)
-        try:
-            counts = await self.node.store.task_queues()
-        except StoreError as error:
-            raise Unavailable(f"The database cannot be read: {error}") from error
-        return next((n for ns, q, k, n in counts if (ns, q, k) == (namespace, name, kind)), 0)
-
     async def list_task_queue_partitions(
         self, request: ListTaskQueuePartitionsRequest
     ) -> ListTaskQueuePartitionsResponse:
@@ -113,3 +143,20 @@ class TaskQueueRPCs:
         return ListTaskQueuePartitionsResponse(
             activity_task_queue_partitions=[part], workflow_task_queue_partitions=[part]
         )
+
+
+def _no_stats() -> TaskQueueStats:
+    return TaskQueueStats(approximate_backlog_age=duration(0))
+
+
+def _total(by_level: dict[int, TaskQueueStats]) -> TaskQueueStats:
+    """All levels together."""
+    made = _no_stats()
+    age_ns = 0
+    for stats in by_level.values():
+        made.approximate_backlog_count += stats.approximate_backlog_count
+        made.tasks_add_rate += stats.tasks_add_rate
+        made.tasks_dispatch_rate += stats.tasks_dispatch_rate
+        age_ns = max(age_ns, duration_ns(stats.approximate_backlog_age))
+    made.approximate_backlog_age.CopyFrom(duration(age_ns))
+    return made

@@ -6,7 +6,7 @@ import logging
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from temporalio.api.common.v1 import RetryPolicy, WorkflowExecution
+from temporalio.api.common.v1 import Priority, RetryPolicy, WorkflowExecution
 from temporalio.api.enums.v1 import WorkflowIdConflictPolicy, WorkflowIdReusePolicy
 from temporalio.api.workflowservice.v1 import (
     DescribeTaskQueueRequest,
@@ -15,11 +15,12 @@ from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueRequest,
     SignalWithStartWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
+    UpdateTaskQueueConfigRequest,
 )
 
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import duration_ns
-from perdure.engine import cron
+from perdure.engine import cron, priorities
 from perdure.service.settings import Settings
 
 log = logging.getLogger("perdure.service")
@@ -37,6 +38,7 @@ NamesQueue = (
     | PollActivityTaskQueueRequest
     | DescribeTaskQueueRequest
     | ListTaskQueuePartitionsRequest
+    | UpdateTaskQueueConfigRequest
 )
 AnyStart = StartWorkflowExecutionRequest | SignalWithStartWorkflowExecutionRequest
 
@@ -59,9 +61,12 @@ def bounded(value: str, name: str, settings: Settings) -> None:
 
 def task_queue(request: NamesQueue, settings: Settings) -> None:
     """The task queue that a request names."""
-    name = request.task_queue.name
-    if not name and not request.HasField("task_queue"):
-        raise InvalidArgument("taskQueue is not set")
+    if isinstance(request, UpdateTaskQueueConfigRequest):
+        name = request.task_queue
+    else:
+        name = request.task_queue.name
+        if not name and not request.HasField("task_queue"):
+            raise InvalidArgument("taskQueue is not set")
     if not name:
         raise InvalidArgument("missing task queue name")
     bounded(name, "taskQueue", settings)
@@ -115,6 +120,7 @@ def start(request: AnyStart, settings: Settings) -> None:
         retry_policy(request.retry_policy)
     _policies(request)
     _delay(request)
+    priority(request.priority)
     payload(request.input, "input", settings)
     payload(request.memo, "memo", settings)
     payload(request.header, "header", settings)
@@ -171,6 +177,13 @@ def retry_policy(policy: RetryPolicy) -> None:
         )
     if policy.maximum_attempts < 0:
         raise InvalidArgument("MaximumAttempts cannot be negative on retry policy.")
+
+
+def priority(value: Priority) -> None:
+    """The priority of a workflow or activity."""
+    fault = priorities.fault(value)
+    if fault:
+        raise InvalidArgument(fault)
 
 
 def is_uuid(text: str) -> bool:

@@ -14,7 +14,7 @@ conflict, and its whole unit is left out while the rest of the batch is committe
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -55,8 +55,18 @@ class Record(msgspec.Struct, gc=False):
     attributes: bytes = b""
 
 
+LEVEL_BITS: Final = 48
+"""A task's rank holds its priority level above this many bits."""
+
+DEFAULT_RANK: Final = 3 << LEVEL_BITS
+
+
 class TaskRow(msgspec.Struct, gc=False):
-    """A workflow or activity task that no worker has taken yet."""
+    """A workflow or activity task that no worker has taken yet.
+
+    Of one queue's tasks the one with the lowest ``rank`` goes first, among equals that with the
+    lowest id.
+    """
 
     id: int
     namespace: str
@@ -66,6 +76,29 @@ class TaskRow(msgspec.Struct, gc=False):
     scheduled_event_id: int
     stamp: int  # the task is stale when the run's own stamp has moved on
     created_ns: int
+    rank: int = DEFAULT_RANK
+    fairness_key: str = ""
+
+
+Place: TypeAlias = tuple[int, int]
+"""A task's place in its queue: (rank, id)."""
+
+START: Final[Place] = (0, 0)
+"""Before the first task."""
+
+
+class Backlog(msgspec.Struct, gc=False, frozen=True):
+    """The waiting tasks of one queue, one priority level and one fairness key, counted."""
+
+    namespace: str
+    queue: str
+    kind: int
+    level: int  # of their ranks
+    fairness_key: str
+    count: int
+    first_rank: int
+    last_rank: int
+    oldest_ns: int
 
 
 class MessageRow(msgspec.Struct, gc=False):
@@ -200,12 +233,13 @@ class Store(Protocol):
         """Keys of open runs whose tasks a worker of the former process held."""
 
     async def tasks(
-        self, namespace: str, queue: str, kind: int, after_id: int, limit: int
+        self, namespace: str, queue: str, kind: int, after: Place, limit: int
     ) -> list[TaskRow]:
-        """Waiting tasks of one queue, oldest first."""
+        """Waiting tasks of one queue behind a place, in order of place."""
 
-    async def task_queues(self) -> list[tuple[str, str, int, int]]:
-        """(namespace, queue, kind, number waiting) of every queue with waiting tasks."""
+    async def backlogs(self, namespace: str = "", queue: str = "", kind: int = 0) -> list[Backlog]:
+        """What waits, counted: in one queue, or in all without a name. Ordered by queue, level and
+        fairness key."""
 
     async def messages(self, after_id: int, limit: int) -> list[MessageRow]:
         """Undelivered outbox messages, oldest first."""

@@ -236,6 +236,8 @@ def activity_command(activity_id: str, **fields: Any) -> Command:
     attributes.retry_policy.initial_interval.FromSeconds(1)
     attributes.retry_policy.maximum_attempts = fields.pop("attempts", 3)
     attributes.request_eager_execution = fields.pop("eager", False)
+    if "priority" in fields:
+        attributes.priority.CopyFrom(fields.pop("priority"))
     assert not fields, fields
     return made
 

@@ -201,7 +201,7 @@ async def test_a_thousand_activities_wait_in_order(node: Harness) -> None:
     seen = [(await node.take_activity()).activity_id for _ in range(1_500)]
     assert seen == [f"a{n}" for n in range(1_500)]
     await settle()
-    assert await node.store.task_queues() == []
+    assert await node.store.backlogs() == []
 
 
 async def test_a_failure_that_no_code_raised_is_refused(node: Harness) -> None:

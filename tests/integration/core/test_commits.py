@@ -262,7 +262,7 @@ async def test_a_lost_claim_gives_row_and_poll_back(shaky: Harness) -> None:
     for _ in range(5):
         await shaky.clock.advance(0.2)
     await shaky.complete(await poll, complete_command())
-    assert await shaky.store.task_queues() == []
+    assert await shaky.store.backlogs() == []
 
 
 async def test_a_defect_in_an_operation_leaves_the_run_as_it_was(shaky: Harness) -> None:

@@ -38,7 +38,7 @@ async def test_what_was_there_is_there_again(on_disk: Callable[[], Store]) -> No
     await node.reopen()
     await node.complete(await node.take(), complete_command())
     assert (await node.events())[-1] == "WorkflowExecutionCompleted"
-    assert await node.store.task_queues() == []
+    assert await node.store.backlogs() == []
     await node.close()
 
 
@@ -110,7 +110,7 @@ async def test_tasks_on_a_dead_workers_sticky_queue_are_not_waited_for() -> None
     world.faulty.crash()
     await node.open()
     await node.complete(await node.take(), complete_command())
-    assert await node.store.task_queues() == []
+    assert await node.store.backlogs() == []
     await node.close()
 
 

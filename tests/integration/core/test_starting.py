@@ -166,7 +166,7 @@ async def test_a_bad_start_is_refused_with_the_argument_and_nothing_is_stored(
     with pytest.raises(InvalidArgument, match=words):
         await node.service.start_workflow_execution(request_)
     assert await node.store.find("default", request_.workflow_id or "wf") is None
-    assert await node.store.task_queues() == []
+    assert await node.store.backlogs() == []
 
 
 async def test_an_unknown_namespace_is_refused(node: Harness) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from harness import QUEUE, Harness, activity_command, settle
+from temporalio.api.common.v1 import Priority
 from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueStats
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeTaskQueueResponse
 
@@ -61,3 +63,29 @@ async def test_the_enhanced_mode_shows_what_is_asked_for(node: Harness) -> None:
     assert told(types[ACTIVITY].stats) == (0, 0)
     assert [poller.identity for poller in types[ACTIVITY].pollers] == ["worker"]
     poll.cancel()
+
+
+# -- how fast tasks come and go --------------------------------------------------------------------
+
+
+async def test_rates_of_the_last_half_minute(node: Harness) -> None:
+    for number in range(20):
+        await node.start(f"wf-{number}")
+        await node.clock.advance(1)
+    for _ in range(10):
+        await node.take()
+    stats = (await described(node, report_stats=True)).stats
+    assert stats.tasks_add_rate == pytest.approx(1, rel=0.3)
+    assert stats.tasks_dispatch_rate == pytest.approx(stats.tasks_add_rate / 2, rel=0.01)
+    await node.clock.advance(60)
+    stats = (await described(node, report_stats=True)).stats
+    assert (stats.tasks_add_rate, stats.tasks_dispatch_rate) == (0, 0)
+
+
+async def test_statistics_by_priority(node: Harness) -> None:
+    for name, key in [("a", 1), ("b", 1), ("c", 5)]:
+        await node.start(name, priority=Priority(priority_key=key))
+        await node.clock.advance(1)
+    shown = (await described(node, report_stats=True)).stats_by_priority_key
+    assert {level: told(stats)[0] for level, stats in shown.items()} == {1: 2, 3: 0, 5: 1}
+    assert shown[1].tasks_add_rate > shown[5].tasks_add_rate > 0 == shown[3].tasks_add_rate

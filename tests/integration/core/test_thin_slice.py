@@ -46,7 +46,7 @@ async def test_polls_that_wait_get_their_task_in_the_transition_that_made_it(nod
     await node.finish_activity(await activity_poll)
     await node.complete(await poll, complete_command())
     assert await node.events() == STEP
-    assert await node.store.task_queues() == []
+    assert await node.store.backlogs() == []
     assert node.node.executions.committer.units == 4
 
 

@@ -179,7 +179,7 @@ async def test_a_sticky_task_that_waits_too_long_goes_to_the_normal_queue(node: 
     task = await poll
     assert "WorkflowTaskTimedOut" in await node.events()
     await node.complete(task, complete_command())
-    assert await node.store.task_queues() == []
+    assert await node.store.backlogs() == []
 
 
 async def test_a_worker_that_shuts_down_hands_its_sticky_tasks_over(node: Harness) -> None:

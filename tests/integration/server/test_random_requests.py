@@ -199,7 +199,6 @@ NOT_OFFERED = [
     "TriggerWorkflowRule",
     "UpdateNexusEndpoint",
     "UpdateSchedule",
-    "UpdateTaskQueueConfig",
     "UpdateWorkerBuildIdCompatibility",
     "UpdateWorkerConfig",
     "UpdateWorkerDeploymentVersionComputeConfig",

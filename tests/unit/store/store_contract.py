@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 
 from perdure.store.contract import (
+    DEFAULT_RANK,
+    LEVEL_BITS,
+    START,
+    Backlog,
     HistoryBatch,
     MessageRow,
     NamespaceRow,
@@ -250,7 +254,7 @@ class StoreContract:
         loaded = await store.load(key)
         assert loaded is not None
         assert loaded.version == 1
-        assert await store.tasks("default", "orders", 1, 0, 9) == []
+        assert await store.tasks("default", "orders", 1, START, 9) == []
 
     async def test_one_open_run_per_workflow_id(self, store: Store) -> None:
         key = await store.allocate(4)
@@ -296,7 +300,7 @@ class StoreContract:
         assert await store.commit([[step(key, 2, drop_tasks=[key + 1])]]) == [0]
         units = [[step(key, 2, drop_tasks=[key + 2])], [step(key, 3, drop_tasks=[key + 2])]]
         assert await store.commit(units) == [1]
-        assert await store.tasks("default", "orders", 1, 0, 9) == []
+        assert await store.tasks("default", "orders", 1, START, 9) == []
 
     async def test_concurrent_commits_all_arrive(self, store: Store) -> None:
         key = await store.allocate(30)
@@ -422,13 +426,44 @@ class StoreContract:
         others = [task(key + 4, key, queue="other"), task(key + 5, key, kind=2)]
         write.put_tasks = rows + others
         await store.commit([[write]])
-        assert await store.tasks("default", "orders", 1, 0, 99) == rows
-        assert await store.tasks("default", "orders", 1, key + 1, 1) == rows[1:2]
-        assert sorted(await store.task_queues()) == [
-            ("default", "orders", 1, 3),
-            ("default", "orders", 2, 1),
-            ("default", "other", 1, 1),
+        assert await store.tasks("default", "orders", 1, START, 99) == rows
+        behind = (rows[0].rank, rows[0].id)
+        assert await store.tasks("default", "orders", 1, behind, 1) == rows[1:2]
+
+    async def test_tasks_are_in_order_of_rank_and_then_of_id(self, store: Store) -> None:
+        key = await store.allocate(6)
+        write = start(key)
+        low, high = 5 << LEVEL_BITS, 1 << LEVEL_BITS | 7
+        ranks = [low, high, low, DEFAULT_RANK, high]
+        write.put_tasks = [task(key + n, key, rank=rank) for n, rank in enumerate(ranks, 1)]
+        await store.commit([[write]])
+        found = await store.tasks("default", "orders", 1, START, 99)
+        assert [row.id - key for row in found] == [2, 5, 4, 1, 3]
+        behind = await store.tasks("default", "orders", 1, (high, key + 2), 99)
+        assert behind == found[1:]
+
+    async def test_backlogs_are_counted_by_queue_level_and_key(self, store: Store) -> None:
+        key = await store.allocate(9)
+        write = start(key)
+        write.put_tasks = [
+            task(key + 1, key, queue="b", created_ns=30),
+            task(key + 2, key, queue="a", kind=2, rank=DEFAULT_RANK + 4, fairness_key="x"),
+            task(key + 3, key, queue="a", kind=2, rank=DEFAULT_RANK + 9, fairness_key="x"),
+            task(key + 4, key, queue="a", kind=2, rank=DEFAULT_RANK + 2, fairness_key="w"),
+            task(key + 5, key, queue="a", kind=2, rank=1 << LEVEL_BITS),
+            task(key + 6, key, queue="b", created_ns=20),
         ]
+        await store.commit([[write]])
+        top, middle = 1 << LEVEL_BITS, DEFAULT_RANK
+        of_a = [
+            Backlog("default", "a", 2, 1, "", 1, top, top, 5),
+            Backlog("default", "a", 2, 3, "w", 1, middle + 2, middle + 2, 5),
+            Backlog("default", "a", 2, 3, "x", 2, middle + 4, middle + 9, 5),
+        ]
+        of_b = [Backlog("default", "b", 1, 3, "", 2, middle, middle, 20)]
+        assert await store.backlogs() == of_a + of_b
+        assert await store.backlogs("default", "a", 2) == of_a
+        assert await store.backlogs("default", "a", 1) == []
 
     async def test_messages_wait_until_dropped(self, store: Store) -> None:
         key = await store.allocate(4)

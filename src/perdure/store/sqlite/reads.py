@@ -6,7 +6,16 @@ import sqlite3
 
 import msgspec
 
-from perdure.store.contract import HistoryBatch, Loaded, MessageRow, NamespaceRow, Record, TaskRow
+from perdure.store.contract import (
+    Backlog,
+    HistoryBatch,
+    Loaded,
+    MessageRow,
+    NamespaceRow,
+    Place,
+    Record,
+    TaskRow,
+)
 from perdure.store.query import Query
 from perdure.store.sqlite import render
 from perdure.store.sqlite.batch import ITEM_BITS, MAX_ITEM_ID
@@ -96,16 +105,20 @@ def in_flight(db: sqlite3.Connection) -> list[int]:
 
 
 def tasks(
-    db: sqlite3.Connection, namespace: str, queue: str, kind: int, after_id: int, limit: int
+    db: sqlite3.Connection, namespace: str, queue: str, kind: int, after: Place, limit: int
 ) -> list[TaskRow]:
     """Waiting tasks of a queue."""
-    rows = db.execute(SQL["tasks"], (namespace, queue, kind, after_id, limit))
+    rows = db.execute(SQL["tasks"], (namespace, queue, kind, *after, limit))
     return [TaskRow(*row) for row in rows]
 
 
-def task_queues(db: sqlite3.Connection) -> list[tuple[str, str, int, int]]:
-    """Queues with waiting tasks."""
-    return db.execute(SQL["task_queues"]).fetchall()
+def backlogs(db: sqlite3.Connection, namespace: str, queue: str, kind: int) -> list[Backlog]:
+    """Waiting tasks, counted."""
+    if queue:
+        rows = db.execute(SQL["backlogs_of_queue"], (namespace, queue, kind))
+    else:
+        rows = db.execute(SQL["backlogs"])
+    return [Backlog(*row) for row in rows]
 
 
 def messages(db: sqlite3.Connection, after_id: int, limit: int) -> list[MessageRow]:

@@ -36,8 +36,9 @@ INSERT INTO items (id, body) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body =
 DELETE FROM items WHERE id = ?;
 
 -- name: insert_task
-INSERT INTO tasks (id, namespace, queue, kind, key, scheduled_event_id, stamp, created_ns)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO tasks (
+    id, namespace, queue, kind, key, scheduled_event_id, stamp, created_ns, rank, fairness_key
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: drop_task
 DELETE FROM tasks WHERE id = ?;
@@ -112,11 +113,19 @@ JOIN states ON states.key = runs.key
 WHERE runs.close_ns = 0 AND states.in_flight = 1 ORDER BY states.key;
 
 -- name: tasks
-SELECT id, namespace, queue, kind, key, scheduled_event_id, stamp, created_ns FROM tasks
-WHERE namespace = ? AND queue = ? AND kind = ? AND id > ? ORDER BY id LIMIT ?;
+SELECT id, namespace, queue, kind, key, scheduled_event_id, stamp, created_ns, rank, fairness_key
+FROM tasks
+WHERE namespace = ? AND queue = ? AND kind = ? AND (rank, id) > (?, ?) ORDER BY rank, id LIMIT ?;
 
--- name: task_queues
-SELECT namespace, queue, kind, count(*) FROM tasks GROUP BY namespace, queue, kind;
+-- name: backlogs
+SELECT namespace, queue, kind, rank >> 48, fairness_key,
+    count(*), min(rank), max(rank), min(created_ns)
+FROM tasks GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5;
+
+-- name: backlogs_of_queue
+SELECT namespace, queue, kind, rank >> 48, fairness_key,
+    count(*), min(rank), max(rank), min(created_ns)
+FROM tasks WHERE namespace = ? AND queue = ? AND kind = ? GROUP BY 4, 5 ORDER BY 4, 5;
 
 -- name: messages
 SELECT id, key, body FROM messages WHERE id > ? ORDER BY id LIMIT ?;

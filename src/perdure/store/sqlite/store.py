@@ -30,10 +30,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from perdure.store.contract import (
+    Backlog,
     HistoryBatch,
     Loaded,
     MessageRow,
     NamespaceRow,
+    Place,
     Record,
     StoreError,
     StoreUnavailable,
@@ -342,14 +344,14 @@ class SqliteStore:
         return await self._scan(reads.in_flight)
 
     async def tasks(
-        self, namespace: str, queue: str, kind: int, after_id: int, limit: int
+        self, namespace: str, queue: str, kind: int, after: Place, limit: int
     ) -> list[TaskRow]:
-        """Waiting tasks of one queue, oldest first."""
-        return self._read(reads.tasks, namespace, queue, kind, after_id, limit)
+        """Waiting tasks of one queue behind a place, in order of place."""
+        return self._read(reads.tasks, namespace, queue, kind, after, limit)
 
-    async def task_queues(self) -> list[tuple[str, str, int, int]]:
-        """(namespace, queue, kind, number waiting) of every queue with waiting tasks."""
-        return await self._scan(reads.task_queues)
+    async def backlogs(self, namespace: str = "", queue: str = "", kind: int = 0) -> list[Backlog]:
+        """What waits, counted."""
+        return await self._scan(reads.backlogs, namespace, queue, kind)
 
     async def messages(self, after_id: int, limit: int) -> list[MessageRow]:
         """Undelivered outbox messages, oldest first."""
