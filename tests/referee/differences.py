@@ -152,11 +152,6 @@ DIFFERENCES = [
         reason="perdure says how many are allowed, and what to do.",
     ),
     Difference(
-        programs="test_continue_as_new_is_suggested",
-        line="suggest_continue_as_new_reasons",
-        reason="perdure suggests it, without saying which of the limits was met.",
-    ),
-    Difference(
         programs="test_history_too_long",
         line=r"^(answer: |  \d+ (TIMER_STARTED|WORKFLOW_))|^      ",
         reason="Both end the run; perdure keeps in history what the last answer did.",

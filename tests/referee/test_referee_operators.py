@@ -92,6 +92,7 @@ async def test_continue_as_new_is_suggested(env: Env) -> None:
     task = await raw.workflow_task()
     started = task.history.events[-1].workflow_task_started_event_attributes
     env.note("suggested", started.suggest_continue_as_new)
+    env.note("why", list(started.suggest_continue_as_new_reasons))
     await raw.complete(task, complete_workflow())
 
 

@@ -30,7 +30,7 @@ from perdure.engine.state import Activity
 
 
 def field(message: type[Message], name: str) -> bytes:
-    """The tag of a message's field."""
+    """The tag of a message's field, one that is not a list of numbers."""
     found = message.DESCRIPTOR.fields_by_name[name]
     varint = found.cpp_type not in (found.CPPTYPE_MESSAGE, found.CPPTYPE_STRING)
     return wire.tag(found.number, wire.VARINT if varint else wire.LENGTH_DELIMITED)
@@ -87,6 +87,7 @@ _WT_SCHEDULED = field(_WT, "scheduled_event_id")
 _identity_wt = _text(field(_WT, "identity"))
 _WT_REQUEST = field(_WT, "request_id")
 _WT_SUGGEST = field(_WT, "suggest_continue_as_new")
+_WT_REASONS = wire.tag(_WT.SUGGEST_CONTINUE_AS_NEW_REASONS_FIELD_NUMBER, wire.LENGTH_DELIMITED)
 _WT_SIZE = field(_WT, "history_size_bytes")
 
 
@@ -95,6 +96,7 @@ def workflow_task_started(
     identity: str,
     request_id: str,
     suggest_continue_as_new: bool,
+    suggest_reasons: tuple[int, ...],
     history_size_bytes: int,
 ) -> bytes:
     """WorkflowTaskStartedEventAttributes."""
@@ -105,6 +107,7 @@ def workflow_task_started(
     )
     if suggest_continue_as_new:
         body += _WT_SUGGEST + b"\1"
+        body += wire.block(_WT_REASONS, bytes(suggest_reasons))  # packed; each is below 128
     return body + wire.number(_WT_SIZE, history_size_bytes)
 
 

@@ -163,6 +163,7 @@ def _task_started(run: Execution, event: HistoryEvent, a: Any) -> None:
     task.identity = a.identity
     task.history_size_bytes = a.history_size_bytes
     task.suggest_continue_as_new = a.suggest_continue_as_new
+    task.suggest_reasons = tuple(a.suggest_continue_as_new_reasons)
 
 
 def _task_completed(run: Execution, event: HistoryEvent, a: Any) -> None:

@@ -84,6 +84,7 @@ class WorkflowTask(msgspec.Struct, array_like=True, gc=False):
     suggest_continue_as_new: bool = False
     in_process: bool = False  # held by a worker of this node's own process
     due_ns: int = 0  # not handed out before: a retry is paced
+    suggest_reasons: tuple[int, ...] = ()  # numbers of SuggestContinueAsNewReason
 
 
 class RunState(msgspec.Struct, array_like=True, gc=False):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import msgspec
 from temporalio.api.enums.v1 import EventType, TimeoutType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import SuggestContinueAsNewReason as Reason
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import (
     WorkflowTaskFailedEventAttributes,
@@ -19,6 +20,7 @@ from temporalio.api.history.v1 import (
 from perdure.api.errors import NotFound
 from perdure.engine import buffer, events
 from perdure.engine.execution import Execution
+from perdure.engine.limits import Limits
 from perdure.engine.state import WorkflowTask
 from perdure.engine.transition import TaskRef, Transition, unwritten
 
@@ -135,6 +137,7 @@ def _started(task: WorkflowTask, scheduled_event_id: int) -> bytes:
         task.identity,
         task.request_id,
         task.suggest_continue_as_new,
+        task.suggest_reasons,
         task.history_size_bytes,
     )
 
@@ -146,6 +149,19 @@ def offer_again(tx: Transition) -> None:
     assert not task.started_ns
     task.due_ns = 0
     tx.tasks.append(TaskRef(WORKFLOW, task.queue, task.scheduled_event_id, task.stamp))
+
+
+def _reasons_to_continue_as_new(run: Execution, limits: Limits) -> tuple[int, ...]:
+    """Why a run should go on as a new one; empty when it need not."""
+    state = run.state
+    found = []
+    if state.history_size_bytes > limits.history_suggest_bytes > 0:
+        found.append(int(Reason.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE))
+    if state.next_event_id > limits.history_suggest_events > 0:
+        found.append(int(Reason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_HISTORY_EVENTS))
+    if len(run.updates) >= limits.updates_suggest > 0:
+        found.append(int(Reason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_UPDATES))
+    return tuple(found)
 
 
 # -- a worker takes it -----------------------------------------------------------------------------
@@ -161,16 +177,13 @@ def start(tx: Transition, *, identity: str, request_id: str, in_process: bool) -
     if not written and state.next_event_id != task.scheduled_event_id:
         _write_scheduled(tx, task)  # events came while it waited: now it is a task like any other
         written = True
-    limits = tx.limits
     task.started_ns = tx.now_ns
     task.identity = identity
     task.request_id = request_id
     task.in_process = in_process
     task.history_size_bytes = state.history_size_bytes
-    task.suggest_continue_as_new = (
-        state.next_event_id > limits.history_suggest_events > 0
-        or state.history_size_bytes > limits.history_suggest_bytes > 0
-    )
+    task.suggest_reasons = _reasons_to_continue_as_new(tx.run, tx.limits)
+    task.suggest_continue_as_new = bool(task.suggest_reasons)
     if written:
         task.started_event_id = tx.append(_STARTED, _started(task, task.scheduled_event_id))
     else:

@@ -16,6 +16,8 @@ from perdure.engine.commands import CompletedTask
 from perdure.engine.limits import Limits
 from perdure.engine.transition import Transition
 
+TOO_LARGE, TOO_MANY_EVENTS = 1, 2  # SuggestContinueAsNewReason
+
 
 def command(kind: str) -> Command:
     return Command(command_type=getattr(CommandType, f"COMMAND_TYPE_{kind}"))
@@ -122,17 +124,28 @@ def test_pending_activities_are_limited() -> None:
     assert not play.run.activities
 
 
-@pytest.mark.parametrize(("limit", "suggested"), [(3, False), (2, True)])
-def test_continue_as_new_is_suggested_when_history_grows(limit: int, suggested: bool) -> None:
+@pytest.mark.parametrize(
+    ("limits", "reasons"),
+    [
+        (Limits(history_suggest_events=3), []),
+        (Limits(history_suggest_events=2), [TOO_MANY_EVENTS]),
+        (Limits(history_suggest_bytes=1), [TOO_LARGE]),
+        (Limits(history_suggest_events=2, history_suggest_bytes=1), [TOO_LARGE, TOO_MANY_EVENTS]),
+    ],
+)
+def test_continue_as_new_is_suggested_when_history_grows(
+    limits: Limits, reasons: list[int]
+) -> None:
     play = Play()
 
     def start(tx: Transition) -> None:
-        tx.limits = Limits(history_suggest_events=limit)
+        tx.limits = limits
         workflow_tasks.start(tx, identity="me", request_id="", in_process=False)
 
     play.do(start)
     event = play.events[-1].workflow_task_started_event_attributes
-    assert event.suggest_continue_as_new == suggested
+    assert event.suggest_continue_as_new == bool(reasons)
+    assert event.suggest_continue_as_new_reasons == reasons
     assert event.history_size_bytes > 0
 
 

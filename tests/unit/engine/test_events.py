@@ -38,9 +38,10 @@ def test_workflow_task_started() -> None:
         identity="wörker",
         request_id="r",
         suggest_continue_as_new=True,
+        suggest_continue_as_new_reasons=[1, 3],
         history_size_bytes=1 << 33,
     )
-    body = events.workflow_task_started(51_199, "wörker", "r", True, 1 << 33)
+    body = events.workflow_task_started(51_199, "wörker", "r", True, (1, 3), 1 << 33)
     assert WorkflowTaskStartedEventAttributes.FromString(body) == expected
 
 
