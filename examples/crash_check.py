@@ -106,19 +106,22 @@ async def read_runs(file: Path) -> list[Stored]:
 
 def history_faults(run: Stored) -> list[str]:
     """Is the history contiguous, does the state follow from it, and does the code?"""
-    ids = [event.event_id for event in run.events]
-    if ids != list(range(1, len(ids) + 1)):
-        return [f"history is not contiguous: {ids}"]
-    execution = records.execution(run.loaded)
-    rebuilt = engine_replay.rebuild(execution.key, execution.info, run.events)
-    faults = [
-        f"state is not its replay: {d}" for d in engine_replay.differences(execution, rebuilt)
-    ]
+    faults = record_faults(run)
     try:
         Replayer(WORKFLOWS).replay(History(events=run.events))
     except Exception as error:
         faults.append(f"the code does not replay: {error}")
     return faults
+
+
+def record_faults(run: Stored) -> list[str]:
+    """Is the history contiguous, and does the state follow from it?"""
+    ids = [event.event_id for event in run.events]
+    if ids != list(range(1, len(ids) + 1)):
+        return [f"history is not contiguous: {ids}"]
+    execution = records.execution(run.loaded)
+    rebuilt = engine_replay.rebuild(execution.key, execution.info, run.events)
+    return [f"state is not its replay: {d}" for d in engine_replay.differences(execution, rebuilt)]
 
 
 # --- nothing completed ran again --------------------------------------------------------------
