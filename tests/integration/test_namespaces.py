@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -199,6 +200,19 @@ async def test_attributes_are_added_listed_and_removed() -> None:
         await api.remove_search_attributes(remove)
         with pytest.raises(NotFound, match="Customer doesn't exist"):
             await api.remove_search_attributes(remove)
+
+
+@virtual
+async def test_changes_at_the_same_time_are_all_kept() -> None:
+    async with staged() as stage:
+        adds = [AddSearchAttributesRequest(namespace="default") for _ in range(5)]
+        for number, add in enumerate(adds):
+            add.search_attributes[f"Word{number}"] = KEYWORD
+        await asyncio.gather(*map(stage.api.add_search_attributes, adds))
+        found = await stage.api.list_search_attributes(
+            ListSearchAttributesRequest(namespace="default")
+        )
+        assert sorted(found.custom_attributes) == [f"Word{number}" for number in range(5)]
 
 
 @virtual

@@ -172,6 +172,51 @@ DIFFERENCES = [
         line="^(completed: |    detail )",
         reason="Without a workflow id Temporal looks for a standalone activity. There are none.",
     ),
+    # --- the command line ---------------------------------------------------------------------
+    Difference(
+        programs=".*",
+        line=r"\.(workerVersion\.buildId|binaryChecksum|autoResetPoints\.points\S*|"
+        r"mostRecentWorkerVersionStamp\.\w+|indexedFields\.BuildIds\.\S+): ",
+        reason="Worker versioning is not there; see the first of this list.",
+    ),
+    Difference(
+        programs="test_cli_list_and_count",
+        line=r"\.firstRunId: ",
+        reason="perdure also tells the first run of the chain.",
+    ),
+    Difference(
+        programs="test_cli_list_and_count",
+        line="invalid (query|filter).*",
+        becomes="invalid",
+        reason="perdure says where in the filter it is, and what could stand there.",
+    ),
+    Difference(
+        programs="test_cli_activity_.*",
+        line=r"\.(lastHeartbeatTime|lastFailure\.\S+|currentRetryInterval): ",
+        reason="perdure counts a start as a sign of life, and goes on showing the last failure.",
+    ),
+    Difference(
+        programs="test_cli_search_attributes",
+        line=r"^  (exit status 1|! Error: unable to remove search attributes: .*doesn't exist\.)$",
+        reason="Temporal removes an attribute that is not there without a word.",
+    ),
+    Difference(
+        programs="test_cli_task_queue",
+        line=r"\.(rate_per_second|task_id_block\.\w+)|^  versioning_info\.",
+        reason="Blocks of task ids and build ids are machinery that perdure has not.",
+    ),
+    Difference(
+        programs="test_cli_namespaces",
+        line=r"capabilities\.(reportedProblemsSearchAttribute|standaloneActivit\w+)|"
+        r"workflowTaskCompletionSizeLimitError|supportsSchedules|replicationConfig\.state",
+        reason="What perdure has not is not advertised.",
+    ),
+    Difference(
+        programs="test_cli_namespaces",
+        line=r"(deletedNamespace: \"[a-z-]+?)-deleted-\w+",
+        becomes=r"\1",
+        reason="perdure deletes at once, so nothing is renamed until it is gone.",
+    ),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from referee.env import Env
@@ -80,3 +81,34 @@ async def test_paused_refuses_updates_and_queries(env: Env) -> None:
 async def test_paused_nobody(env: Env) -> None:
     await env.error("pause", _hold(env, workflow_id=env.id("nobody")))
     await env.error("unpause", _hold(env, "UnpauseWorkflowExecution", workflow_id=""))
+
+
+@program
+async def test_pauses_found_by_a_filter(env: Env) -> None:
+    """A run says what of it is paused in a search attribute."""
+    raw = env.raw_worker()
+    await raw.start()
+    await raw.step(schedule_activity("a", raw.queue))
+    await env.call("PauseActivity", execution={"workflow_id": env.id()}, id="a", reason="wait")
+    await _found(env, "property:activityType=Act", 1)
+    await env.call("UnpauseActivity", execution={"workflow_id": env.id()}, id="a")
+    await _found(env, "property:activityType=Act", 0)
+    await _hold(env)
+    for told in (f"Workflow:{env.id()}", "Reason:an audit"):
+        await _found(env, told, 1)
+    await _hold(env, "UnpauseWorkflowExecution")
+    await _found(env, f"Workflow:{env.id()}", 0)
+    task = await raw.activity_task()
+    await env.call("RespondActivityTaskCompleted", task_token=task.task_token)
+    await raw.step(complete_workflow())
+
+
+async def _found(env: Env, told: str, count: int) -> None:
+    """Temporal's list lags behind."""
+    query = f"TemporalPauseInfo = '{told}' AND WorkflowId = '{env.id()}'"
+    for _ in range(200):
+        counted = await env.call("CountWorkflowExecutions", query=query)
+        if counted.count == count:
+            break
+        await asyncio.sleep(0.05)
+    env.note(told, counted.count)

@@ -335,6 +335,7 @@ def _close(tx: Transition, activity: Activity) -> int:
 def _forget(tx: Transition, activity: Activity) -> None:
     _hold(tx, activity, False)
     tx.drop(activity)
+    tx.visible |= activity.paused_ns > 0  # the run shows what of it is paused
 
 
 def _record_end(tx: Transition, activity: Activity, event_type: int, body: Message | bytes) -> None:

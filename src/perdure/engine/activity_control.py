@@ -72,6 +72,7 @@ def pause(
     activity.pause_reason = reason
     activity.pause_request_id = request_id
     tx.put(activity)
+    tx.visible = True
 
 
 def unpause(
@@ -85,7 +86,7 @@ def unpause(
     """Offer attempts again, at once or within the jitter; nothing to do when it is not paused."""
     if not activity.paused_ns:
         return
-    _clear_pause(activity)
+    _clear_pause(tx, activity)
     if reset_attempts and not activity.started_ns:
         activity.attempt = 1
     elif reset_attempts:
@@ -121,7 +122,7 @@ def reset(
     if activity.paused_ns and keep_paused:
         tx.put(activity)
         return
-    _clear_pause(activity)
+    _clear_pause(tx, activity)
     _offer_soon(tx, activity, jitter_ns)
 
 
@@ -178,7 +179,8 @@ def original_options(original: Scheduled) -> ActivityOptions:
 # -- parts -----------------------------------------------------------------------------------------
 
 
-def _clear_pause(activity: Activity) -> None:
+def _clear_pause(tx: Transition, activity: Activity) -> None:
+    tx.visible |= activity.paused_ns > 0
     activity.paused_ns = 0
     activity.pause_identity = activity.pause_reason = activity.pause_request_id = ""
 

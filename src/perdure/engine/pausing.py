@@ -15,6 +15,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api.errors import FailedPrecondition
 from perdure.engine import activities, workflow_tasks
+from perdure.engine.execution import Execution
 from perdure.engine.lifecycle import AlreadyClosed
 from perdure.engine.state import Pause
 from perdure.engine.transition import Transition
@@ -27,6 +28,15 @@ _BEFORE_START = (
 _IGNORABLE = HistoryEvent(worker_may_ignore=True).SerializeToString()
 
 
+def holds(run: Execution) -> list[str]:
+    """What of a run is paused, in the words of the search attribute TemporalPauseInfo."""
+    found = []
+    if run.pause is not None:
+        found += [f"Workflow:{run.info.workflow_id}", f"Reason:{run.pause.reason}"]
+    types = {each.activity_type for each in run.activities.values() if each.paused_ns}
+    return found + [f"property:activityType={name}" for name in sorted(types)]
+
+
 def pause(tx: Transition, request: PauseWorkflowExecutionRequest) -> None:
     """Hold the run; the same request again does nothing.
 
@@ -37,7 +47,7 @@ def pause(tx: Transition, request: PauseWorkflowExecutionRequest) -> None:
     if not run.is_open:
         raise AlreadyClosed
     if run.is_held:
-        if run.pause is not None and request.request_id == run.pause.request_id:
+        if run.pause is not None and request.request_id == run.pause.request_id != "":
             return
         raise FailedPrecondition("workflow is already paused.")
     workflow_tasks.withdraw(tx, _BEFORE_START)

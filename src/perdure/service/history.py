@@ -170,7 +170,11 @@ class HistoryRPCs:
     async def _close_event(
         self, token: PageToken, *, wait: bool
     ) -> GetWorkflowExecutionHistoryResponse:
-        """The event that closed the run; none while it is open."""
+        """The event that closed the run; none while it is open.
+
+        Who looks at a paused run without waiting gets its last event instead, as from Temporal:
+        its command line takes a run that is not running for closed, and wants an event to show.
+        """
         node = self.node
         deadline_ns = until(node.clock.now_ns(), node.settings.history_poll_ns)
         while True:
@@ -182,6 +186,10 @@ class HistoryRPCs:
                     or not await waiting.happened(changed, node.clock, deadline_ns)
                 ):
                     break
+        if not event and not wait:
+            run = (await node.executions.read(token.key)).run
+            if run.is_held:
+                event = await self._stored_event(token.key, run.state.next_event_id - 1)
         answer = GetWorkflowExecutionHistoryResponse()
         answer.history.MergeFromString(event)
         if wait and not event:
@@ -195,8 +203,9 @@ class HistoryRPCs:
             return b""
         close_event_id = entry.run.state.close_event_id
         kept = entry.events(close_event_id, [])
-        if kept is None:
-            with reading():
-                [batch] = await self.node.store.history(key, close_event_id, END, limit=1)
-            kept = pages.trimmed(batch, close_event_id, close_event_id).events
-        return kept
+        return await self._stored_event(key, close_event_id) if kept is None else kept
+
+    async def _stored_event(self, key: int, event_id: int) -> bytes:
+        with reading():
+            [batch] = await self.node.store.history(key, event_id, END, limit=1)
+        return pages.trimmed(batch, event_id, event_id).events

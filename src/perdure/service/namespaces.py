@@ -100,7 +100,7 @@ class Namespaces:
         self._settings = settings or Settings()
         self._all: dict[str, Namespace] = {}
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
-        self._configuring = asyncio.Lock()
+        self._writing = asyncio.Lock()  # a change is based on all that were made before
 
     async def open(self) -> None:
         """Read them all; make ``default`` on a fresh store."""
@@ -166,8 +166,21 @@ class Namespaces:
 
     # -- change ------------------------------------------------------------------------------------
 
+    async def change(self, name: str, edit: Callable[[Namespace], Namespace]) -> Namespace:
+        """Replace a namespace by what `edit` makes of it, once all earlier changes are made.
+
+        Raises what `edit` raises, NamespaceNotFound, and Unavailable: it may be written then.
+        """
+        async with self._writing:
+            changed = edit(self.get(name))
+            await self.put(changed)
+        return changed
+
     async def put(self, namespace: Namespace) -> None:
-        """Write a namespace, then let it be seen. Raises Unavailable; it may be written then."""
+        """Write a namespace, then let it be seen. Raises Unavailable; it may be written then.
+
+        What is based on a namespace as it was goes through `change`.
+        """
         try:
             await self._store.put_namespace(namespace.row())
         except StoreError as error:
@@ -179,10 +192,11 @@ class Namespaces:
 
     async def register(self, namespace: Namespace) -> None:
         """Add a namespace; NamespaceAlreadyExists when the name is taken."""
-        taken = self._all.get(namespace.name)
-        if taken is not None and taken.state != DELETED:
-            raise NamespaceAlreadyExists(f'Namespace "{namespace.name}" already exists')
-        await self.put(namespace)
+        async with self._writing:
+            taken = self._all.get(namespace.name)
+            if taken is not None and taken.state != DELETED:
+                raise NamespaceAlreadyExists(f'Namespace "{namespace.name}" already exists')
+            await self.put(namespace)
 
     # -- search attributes -------------------------------------------------------------------------
 
@@ -210,11 +224,15 @@ class Namespaces:
 
     async def forget_search_attributes(self, name: str, attributes: list[str]) -> None:
         """Remove custom attributes; a later use registers them anew."""
-        found = self.get(name)
-        for noted in attributes:
-            self._noted.get(name, {}).pop(noted, None)
-        kept = {key: kind for key, kind in found.search_attributes.items() if key not in attributes}
-        await self.put(msgspec.structs.replace(found, search_attributes=kept))
+
+        def forgotten(found: Namespace) -> Namespace:
+            for noted in attributes:
+                self._noted.get(name, {}).pop(noted, None)
+            known = found.search_attributes.items()
+            kept = {key: kind for key, kind in known if key not in attributes}
+            return msgspec.structs.replace(found, search_attributes=kept)
+
+        await self.change(name, forgotten)
 
     # -- task queues -------------------------------------------------------------------------------
 
@@ -223,18 +241,20 @@ class Namespaces:
     ) -> TaskQueueConfig:
         """Change what is set for a task queue. Raises what `change` raises, and ResourceExhausted,
         Unavailable."""
-        async with self._configuring:  # a change is based on all that were made before
-            found = self.get(name)
-            changed = change(self.task_queue(name, queue))
+
+        def configured(found: Namespace) -> Namespace:
             kept = {key: body for key, body in found.task_queues.items() if key != queue}
+            changed = change(TaskQueueConfig.FromString(found.task_queues.get(queue, b"")))
             if len(kept) >= self._settings.configured_task_queues_max:
                 raise ResourceExhausted(
                     f"Namespace {name} has {len(kept)} task queues with a configuration, the limit "
                     "(configured_task_queues_max)."
                 )
             body = changed.SerializeToString()
-            await self.put(msgspec.structs.replace(found, task_queues=kept | {queue: body}))
-        return changed
+            return msgspec.structs.replace(found, task_queues=kept | {queue: body})
+
+        written = await self.change(name, configured)
+        return TaskQueueConfig.FromString(written.task_queues[queue])
 
     def task_queue(self, name: str, queue: str) -> TaskQueueConfig:
         """What is set for a task queue."""
@@ -248,15 +268,16 @@ class Namespaces:
 
     async def flush(self) -> None:
         """Write what ``admit`` noted; on failure it stays noted."""
-        for name in sorted(self._noted):
-            written = dict(self._noted[name])
-            await self._store.put_namespace(self._all[name].row())
-            left = self._noted.get(name, {})
-            left = {key: kind for key, kind in left.items() if written.get(key) != kind}
-            if left:
-                self._noted[name] = left
-            else:
-                self._noted.pop(name, None)
+        async with self._writing:
+            for name in sorted(self._noted):
+                written = dict(self._noted[name])
+                await self._store.put_namespace(self._all[name].row())
+                left = self._noted.get(name, {})
+                left = {key: kind for key, kind in left.items() if written.get(key) != kind}
+                if left:
+                    self._noted[name] = left
+                else:
+                    self._noted.pop(name, None)
 
 
 # -- messages --------------------------------------------------------------------------------------
@@ -363,19 +384,9 @@ class NamespaceRPCs:
 
     async def update_namespace(self, request: UpdateNamespaceRequest) -> UpdateNamespaceResponse:
         """Change what the request sets; the rest stays. `data` is merged."""
-        found = self.node.namespaces.get(request.namespace)
-        changed = msgspec.structs.replace(found)
-        info = request.update_info
-        changed.description = info.description or found.description
-        changed.owner_email = info.owner_email or found.owner_email
-        changed.data = found.data | dict(info.data)
-        if info.state:
-            if info.state not in {REGISTERED, DEPRECATED}:
-                raise InvalidArgument("A namespace's state can be set to Registered or Deprecated.")
-            changed.state = int(info.state)
-        if request.config.HasField("workflow_execution_retention_ttl"):
-            changed.retention_ns = _retention_ns(request.config.workflow_execution_retention_ttl)
-        await self.node.namespaces.put(changed)
+        changed = await self.node.namespaces.change(
+            request.namespace, lambda found: _updated(found, request)
+        )
         self.node.purger.watch_retention()
         described = describe(changed, self.node.settings)
         return UpdateNamespaceResponse(
@@ -388,6 +399,23 @@ class NamespaceRPCs:
         self, request: DeprecateNamespaceRequest
     ) -> DeprecateNamespaceResponse:
         """No more starts in this namespace; what runs goes on."""
-        found = self.node.namespaces.get(request.namespace)
-        await self.node.namespaces.put(msgspec.structs.replace(found, state=int(DEPRECATED)))
+        await self.node.namespaces.change(
+            request.namespace, lambda found: msgspec.structs.replace(found, state=int(DEPRECATED))
+        )
         return DeprecateNamespaceResponse()
+
+
+def _updated(found: Namespace, request: UpdateNamespaceRequest) -> Namespace:
+    """What a request makes of a namespace. Raises InvalidArgument."""
+    changed = msgspec.structs.replace(found)
+    info = request.update_info
+    changed.description = info.description or found.description
+    changed.owner_email = info.owner_email or found.owner_email
+    changed.data = found.data | dict(info.data)
+    if info.state:
+        if info.state not in {REGISTERED, DEPRECATED}:
+            raise InvalidArgument("A namespace's state can be set to Registered or Deprecated.")
+        changed.state = int(info.state)
+    if request.config.HasField("workflow_execution_retention_ttl"):
+        changed.retention_ns = _retention_ns(request.config.workflow_execution_retention_ttl)
+    return changed

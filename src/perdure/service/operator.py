@@ -22,7 +22,7 @@ from temporalio.api.operatorservice.v1 import (
 
 from perdure.api.errors import AlreadyExists, InvalidArgument, NotFound
 from perdure.service import search_attributes
-from perdure.service.namespaces import CLUSTER, DELETED
+from perdure.service.namespaces import CLUSTER, DELETED, Namespace
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -44,9 +44,15 @@ class OperatorRPCs:
             InvalidArgument: none named, a reserved name, no type, or too many in the namespace.
             AlreadyExists: one is registered with another type. Nothing was added.
         """
-        found = self.node.namespaces.get(request.namespace or "default")
+        self.node.namespaces.get(request.namespace or "default")
         if not request.search_attributes:
             raise InvalidArgument("SearchAttributes are not set on request.")
+        await self.node.namespaces.change(
+            request.namespace or "default", lambda found: self._with_attributes(found, request)
+        )
+        return AddSearchAttributesResponse()
+
+    def _with_attributes(self, found: Namespace, request: AddSearchAttributesRequest) -> Namespace:
         for name, kind in request.search_attributes.items():
             search_attributes.check_name(name)
             if kind not in search_attributes.NAMES:
@@ -62,10 +68,7 @@ class OperatorRPCs:
                 )
         added = {name: int(kind) for name, kind in request.search_attributes.items()}
         search_attributes.check_room(found.search_attributes, added, self.node.settings)
-        await self.node.namespaces.put(
-            msgspec.structs.replace(found, search_attributes=found.search_attributes | added)
-        )
-        return AddSearchAttributesResponse()
+        return msgspec.structs.replace(found, search_attributes=found.search_attributes | added)
 
     async def remove_search_attributes(
         self, request: RemoveSearchAttributesRequest
@@ -111,7 +114,9 @@ class OperatorRPCs:
         found = namespaces.find(request.namespace, request.namespace_id)
         if found.name == "default":
             raise InvalidArgument("The namespace default cannot be deleted.")
-        await namespaces.put(msgspec.structs.replace(found, state=int(DELETED)))
+        await namespaces.change(
+            found.name, lambda found: msgspec.structs.replace(found, state=int(DELETED))
+        )
         self.node.purger.start(found.name)
         return DeleteNamespaceResponse(deleted_namespace=found.name)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from perdure.engine import state
+from perdure.engine import pausing, state
 from perdure.engine.execution import Execution
+from perdure.service import search_attributes
 from perdure.service.search_attributes import Value
 from perdure.store.contract import Loaded, Record
 
@@ -11,6 +12,9 @@ from perdure.store.contract import Loaded, Record
 def record(run: Execution, plain_attributes: dict[str, Value]) -> Record:
     """The visible row of a run."""
     info, hot = run.info, run.state
+    holds = pausing.holds(run)
+    if holds:
+        plain_attributes = plain_attributes | {search_attributes.PAUSE_INFO: holds}
     return Record(
         key=run.key,
         namespace=info.namespace,

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from typing import Final
 
 from temporalio.api.common.v1 import Payload, SearchAttributes
 from temporalio.api.enums.v1 import IndexedValueType
@@ -62,12 +63,14 @@ BUILT_IN: dict[str, int] = {
 }
 """Kept by the system from the run itself; nobody may set them."""
 
+PAUSE_INFO: Final = "TemporalPauseInfo"
+
 PREDEFINED: dict[str, int] = {
     "BatcherUser": KEYWORD,
     "BuildIds": KEYWORD_LIST,
     "TemporalChangeVersion": KEYWORD_LIST,
     "TemporalNamespaceDivision": KEYWORD,
-    "TemporalPauseInfo": KEYWORD_LIST,
+    PAUSE_INFO: KEYWORD_LIST,
     "TemporalReportedProblems": KEYWORD_LIST,
     "TemporalSchedulePaused": BOOL,
     "TemporalScheduledById": KEYWORD,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -77,6 +76,10 @@ def execution_info(record: Record) -> WorkflowExecutionInfo:
         info.parent_execution.run_id = record.parent_run_id
     info.memo.CopyFrom(Memo.FromString(record.memo))
     info.search_attributes.CopyFrom(SearchAttributes.FromString(record.attributes))
+    holds = record.search_attributes.get(search_attributes.PAUSE_INFO)
+    if holds:  # the system's, so it is not among those that the run was given
+        shown = _typed(search_attributes.KEYWORD_LIST, holds)
+        info.search_attributes.indexed_fields[search_attributes.PAUSE_INFO].CopyFrom(shown)
     if record.close_ns:
         info.close_time.CopyFrom(timestamp(record.close_ns))
         info.execution_duration.CopyFrom(duration(max(0, record.close_ns - record.execution_ns)))
@@ -201,7 +204,7 @@ _COLUMN_TYPES = dict.fromkeys(Column, search_attributes.KEYWORD) | {
 
 
 def _typed(wanted: int, value: object) -> Payload:
-    payload = Payload(data=json.dumps(value).encode())
+    payload = Payload(data=msgspec.json.encode(value))
     payload.metadata["encoding"] = b"json/plain"
     if wanted:
         payload.metadata["type"] = search_attributes.type_name(wanted).encode()
