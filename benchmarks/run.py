@@ -28,21 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 import measure
+from tables import Row, ratio, shown
 
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 1800
 Size = dict[str, int]
 Facts = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a key of the facts, and which way is better."""
-
-    key: str
-    label: str
-    unit: str
-    more_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,24 +171,14 @@ def table_of(results: list[dict[str, Any]], sides: list[str]) -> Table:
         head = (f"({case.name})", case.title.format(**result["size"]))
         for row in case.rows:
             values = [result["sides"][side].get(row.key) for side in sides]
-            table.add_row(*head, row.label, *(_shown(v, row.unit) for v in values),
-                          _ratio(values, row))  # fmt: skip
+            first, other = [*values, None][:2]
+            table.add_row(
+                *head, row.label, *(shown(value, row.unit) for value in values),
+                ratio(first, other, row),
+            )  # fmt: skip
             head = ("", "")
         table.add_section()
     return table
-
-
-def _shown(value: float | None, unit: str) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
-
-
-def _ratio(values: list[float | None], row: Row) -> str:
-    if len(values) < 2 or not values[0] or not values[1]:
-        return ""
-    ratio = values[0] / values[1] if row.more_is_better else values[1] / values[0]
-    return f"{ratio:.1f} ×"
 
 
 def main() -> None:
