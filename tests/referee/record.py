@@ -113,8 +113,6 @@ def value_lines(field: FieldDescriptor, value: Any, path: str, names: Names) -> 
         return  # none
     if isinstance(value, Timestamp):
         yield f"{path}: <time>"
-    elif isinstance(value, Duration) and not value.ToNanoseconds():
-        return  # none, as if it were absent
     elif isinstance(value, Duration):
         yield f"{path}: {value.ToTimedelta().total_seconds():g}s"
     elif isinstance(value, Payload):

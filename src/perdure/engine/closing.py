@@ -122,9 +122,10 @@ def continue_as_new(
     event.task_queue.kind = command.task_queue.kind or 1  # type: ignore[assignment]
     event.workflow_run_timeout.FromNanoseconds(next_run.run_timeout_ns)
     event.workflow_task_timeout.FromNanoseconds(next_run.task_timeout_ns)
-    event.backoff_start_interval.FromNanoseconds(next_run.first_task_backoff_ns)
     event.initiator = command.initiator
-    for name in ("input", "header", "failure", "last_completion_result"):
+    for name in (
+        "input", "header", "failure", "last_completion_result", "backoff_start_interval",
+    ):  # fmt: skip
         if command.HasField(name):
             getattr(event, name).CopyFrom(getattr(command, name))
     event.memo.MergeFromString(next_run.memo)

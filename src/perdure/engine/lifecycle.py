@@ -26,6 +26,8 @@ from perdure.engine.execution import Execution
 from perdure.engine.state import RetryPolicy, RunInfo, RunState, SeenRequest, StartAttributes
 from perdure.engine.transition import Transition
 
+_BY_CODE = ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_WORKFLOW
+
 
 class StartRun(msgspec.Struct, kw_only=True):
     """All that decides a new run. Lengths and times in nanoseconds, 0 for none; bytes serialised.
@@ -166,10 +168,11 @@ def _started(run: Execution, start: StartRun) -> WorkflowExecutionStartedEventAt
     event.task_queue.MergeFromString(events.task_queue(info.task_queue))
     if info.execution_timeout_ns:
         event.workflow_execution_timeout.CopyFrom(_duration(info.execution_timeout_ns))
-    if info.run_timeout_ns:
+    if info.run_timeout_ns or info.parent_workflow_id or start.initiator == _BY_CODE:
         event.workflow_run_timeout.CopyFrom(_duration(info.run_timeout_ns))
     event.workflow_task_timeout.CopyFrom(_duration(info.task_timeout_ns))
-    event.first_workflow_task_backoff.CopyFrom(_duration(start.first_task_backoff_ns))
+    if start.first_task_backoff_ns or start.initiator != _BY_CODE:
+        event.first_workflow_task_backoff.CopyFrom(_duration(start.first_task_backoff_ns))
     if info.retry is not None:
         event.retry_policy.CopyFrom(retry.message_of(info.retry))
     if info.execution_deadline_ns:

@@ -26,7 +26,8 @@ def start(
     event = TimerStartedEventAttributes(
         timer_id=command.timer_id, workflow_task_completed_event_id=completed_event_id
     )
-    event.start_to_fire_timeout.CopyFrom(command.start_to_fire_timeout)
+    if command.HasField("start_to_fire_timeout"):
+        event.start_to_fire_timeout.CopyFrom(command.start_to_fire_timeout)
     event_id = tx.append(EventType.EVENT_TYPE_TIMER_STARTED, event, extra)
     due_ns = tx.now_ns + duration_ns(command.start_to_fire_timeout)
     tx.put(Timer(tx.freed_item_id(), event_id, command.timer_id, due_ns))

@@ -158,7 +158,7 @@ class NativeTransport:
         except RPCError as error:
             self._fail(call_id, status_of(error))
         else:
-            self._hold(call_id, Driven(Started[bytes](call, waited_for), self._loop))
+            self._hold(call_id, Driven(Started(call, waited_for), self._loop))
 
     def _hold(self, call_id: int, running: Driven[bytes] | asyncio.Task[bytes]) -> None:
         """Answer a call when it has ended."""

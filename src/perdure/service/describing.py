@@ -192,10 +192,10 @@ def _fill_retry(made: PendingActivityInfo, activity: Activity, now_ns: int) -> N
 def _fill_options(made: PendingActivityInfo, activity: Activity) -> None:
     options = made.activity_options
     options.task_queue.name = options.task_queue.normal_name = activity.queue
-    _set_length(options.schedule_to_close_timeout, activity.schedule_to_close_ns)
-    _set_length(options.schedule_to_start_timeout, activity.schedule_to_start_ns)
-    _set_length(options.start_to_close_timeout, activity.start_to_close_ns)
-    _set_length(options.heartbeat_timeout, activity.heartbeat_ns)
+    options.schedule_to_close_timeout.CopyFrom(duration(activity.schedule_to_close_ns))
+    options.schedule_to_start_timeout.CopyFrom(duration(activity.schedule_to_start_ns))
+    options.start_to_close_timeout.CopyFrom(duration(activity.start_to_close_ns))
+    options.heartbeat_timeout.CopyFrom(duration(activity.heartbeat_ns))
     if activity.retry is not None:
         options.retry_policy.CopyFrom(_retry_policy(activity.retry))
 

@@ -60,8 +60,9 @@ _A_SCHEDULED, _A_DUE = _A["scheduled_time"], _A["current_attempt_scheduled_time"
 _A_STARTED, _A_PRIORITY = _A["started_time"], _A["priority"]
 
 
-def _time(key: bytes, time_ns: int) -> bytes:
-    return wire.block(key, wire.time_body(time_ns)) if time_ns else b""
+def _length(key: bytes, length_ns: int) -> bytes:
+    """A duration, present also when it is 0: the TypeScript SDK refuses a task without."""
+    return wire.block(key, wire.time_body(length_ns) if length_ns else b"")
 
 
 def workflow_prefix(info: RunInfo) -> bytes:
@@ -184,9 +185,9 @@ def _activity_options(activity: Activity) -> bytes:
         return known[1]
     made = (
         wire.block(_A["activity_type"], wire.text(_FIRST, activity.activity_type))
-        + _time(_A["schedule_to_close_timeout"], activity.schedule_to_close_ns)
-        + _time(_A["start_to_close_timeout"], activity.start_to_close_ns)
-        + _time(_A["heartbeat_timeout"], activity.heartbeat_ns)
+        + _length(_A["schedule_to_close_timeout"], activity.schedule_to_close_ns)
+        + _length(_A["start_to_close_timeout"], activity.start_to_close_ns)
+        + _length(_A["heartbeat_timeout"], activity.heartbeat_ns)
     )
     if activity.retry is not None:
         made += wire.block(_A["retry_policy"], retry_body(activity.retry))
