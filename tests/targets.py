@@ -6,10 +6,11 @@ the test: ``@pytest.mark.only_on("embedded", reason="time is skipped")``.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
@@ -20,6 +21,8 @@ from perdure import Client, testing
 EMBEDDED: Final = "embedded"
 SERVERS: Final = ("perdure", "temporal")
 TARGETS: Final = (EMBEDDED, *SERVERS)
+
+LONGEST_SLEEP: Final = timedelta(seconds=2)
 
 
 class Target:
@@ -51,6 +54,11 @@ class Served:
     def now(self) -> datetime:
         """The time, in UTC."""
         return datetime.now(UTC)
+
+    async def sleep(self, length: timedelta) -> None:
+        """Let time pass. A server's cannot be skipped, so no test may wait for long."""
+        assert length <= LONGEST_SLEEP, f"{length}: mark the test as only_on embedded"
+        await asyncio.sleep(length.total_seconds())
 
 
 _here = Target(EMBEDDED)

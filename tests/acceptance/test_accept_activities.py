@@ -20,10 +20,11 @@ from perdure import (
     TimeoutError,
     TimeoutType,
     WorkflowFailedError,
+    WorkflowHandle,
     activity,
     workflow,
 )
-from perdure.testing import environment
+from targets import environment
 
 ONCE = RetryPolicy(maximum_attempts=1)
 SECOND = timedelta(seconds=1)
@@ -106,8 +107,8 @@ NAMED: dict[str, dict[str, Any]] = {
     "non-retryable": {},
     "delay": {"retry": RetryPolicy(initial_interval=timedelta(milliseconds=1))},
     "expires": {
-        "schedule_to_close_timeout": HOUR,
-        "retry": RetryPolicy(initial_interval=timedelta(minutes=25)),
+        "schedule_to_close_timeout": 3 * SECOND,  # the third attempt would begin after 3.3
+        "retry": RetryPolicy(initial_interval=1.1 * SECOND),
     },
     "outside": {"start_to_close_timeout": HOUR, "activity_id": "outside-1"},
 }
@@ -143,6 +144,7 @@ async def test_each_timeout_says_which_it_was(mode: str, kind: TimeoutType) -> N
         assert failure.activity_type == "hangs"
 
 
+@pytest.mark.only_on("embedded", reason="hours are skipped")
 async def test_attempts_back_off_up_to_the_longest_interval() -> None:
     CALLS.clear()
     async with environment() as env, env.client.worker(workflows=[one], activities=[fails]):
@@ -162,6 +164,7 @@ async def test_what_is_not_retryable_is_tried_once(mode: str) -> None:
         assert CALLS[mode] == [1]
 
 
+@pytest.mark.only_on("embedded", reason="hours are skipped")
 async def test_a_failure_names_its_own_next_delay() -> None:
     async with environment() as env, env.client.worker(workflows=[one], activities=[fails]):
         before = env.now()
@@ -191,11 +194,21 @@ async def test_heartbeat_details_reach_the_next_attempt() -> None:
         assert CALLS["b"] == [[], ["half", 50]]
 
 
+async def _pending(handle: WorkflowHandle[Any]) -> Any:
+    """The run's only activity that is not done, once it is scheduled."""
+    while not (pending := (await handle.describe()).pending_activities):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    (one,) = pending
+    return one
+
+
 async def test_describe_shows_the_last_failure_while_retrying() -> None:
     async with environment() as env, env.client.worker(workflows=[one], activities=[fails]):
         handle = await env.client.start(one, "fails", "d", "attempts")
-        await env.sleep(timedelta(minutes=30))
-        (pending,) = (await handle.describe()).pending_activities
+        pending = await _pending(handle)
+        while pending.attempt < 2:
+            await asyncio.sleep(0.01)
+            pending = await _pending(handle)
         assert (pending.attempt, pending.maximum_attempts) == (2, 5)
         assert isinstance(pending.last_failure, ApplicationError)
         assert (pending.last_failure.type, pending.last_failure.message) == (
@@ -305,9 +318,9 @@ async def local_step(n: int) -> int:
 @workflow
 async def locally() -> list[int]:
     first = await local_step.local(1)
-    await asyncio.sleep(3600)
+    await asyncio.sleep(0.05)
     second = await local_step.local(2)
-    await asyncio.sleep(3600)
+    await asyncio.sleep(0.05)
     return [first, second, await local_step.local(3)]
 
 
