@@ -37,7 +37,7 @@ from perdure.sdk.interceptors import (
     StartUpdate,
     StartWorkflow,
 )
-from perdure.testing import environment
+from targets import environment
 
 ONCE = RetryPolicy(maximum_attempts=1)
 CONVERTER = Converter()
