@@ -26,7 +26,7 @@ from perdure import (
     activity,
     workflow,
 )
-from perdure.testing import environment
+from targets import environment
 
 ONCE = RetryPolicy(maximum_attempts=1)
 SOON = RetryPolicy(initial_interval=timedelta(milliseconds=1), maximum_attempts=3)
