@@ -118,3 +118,19 @@ async def test_search_attributes_are_as_many_as_is_set(settings: Settings, why: 
         with pytest.raises(InvalidArgument, match=why):
             await stage.start("a", search_attributes=attributes)
         assert not (await stage.api.list_namespaces(ListNamespacesRequest())).next_page_token
+
+
+@virtual
+@pytest.mark.parametrize(
+    "bound", [Settings(history_events_warn=5), Settings(history_bytes_warn=400)]
+)
+async def test_a_long_history_is_noted_once(
+    bound: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with staged(settings=bound) as stage:
+        await stage.start("long")
+        for _ in range(12):
+            await stage.signal("long")
+    noted = [text for text in caplog.messages if text.startswith("the history of workflow long")]
+    assert len(noted) == 1
+    assert "continue as new" in noted[0]

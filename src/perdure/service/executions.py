@@ -445,13 +445,21 @@ class Executions:
     # -- the end of a unit -------------------------------------------------------------------------
 
     def _committed(self, unit: Unit) -> None:
-        watchers = self._watchers
+        watchers, settings = self._watchers, self._settings
         for key, write in unit.writes.items():
             entry = write.entry
             if entry.unit is unit:
                 entry.unit = None
             if watchers and key in watchers:
                 _wake(watchers.pop(key))
+            if outgrows(write, settings):
+                info = entry.run.info
+                log.warning(
+                    "the history of workflow %s, run %s, is long: %d events, %d bytes; "
+                    "it should continue as new",
+                    info.workflow_id, info.run_id,
+                    entry.run.state.next_event_id - 1, entry.run.state.history_size_bytes,
+                )  # fmt: skip
             if write.closes:
                 entry.close_is_stored = True
                 _wake(self._close_watchers.pop(key, ()))
@@ -469,6 +477,15 @@ class Executions:
                 self.committer.lose(later, Conflict())
         for call in reversed(unit.undo):
             call()
+
+
+def outgrows(write: RunWrite, settings: Settings) -> bool:
+    """Whether it is with this write that a history grows longer than an operator wants to know."""
+    first, count = write.first_event_id, len(write.parts)
+    if first <= settings.history_events_warn < first + count:
+        return True
+    size, bound = write.entry.run.state.history_size_bytes, settings.history_bytes_warn
+    return size > bound > 0 and size - sum(map(len, write.parts)) <= bound
 
 
 def _not_there(workflow_id: str, run_id: str) -> NotFound:

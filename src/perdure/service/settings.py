@@ -16,6 +16,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         limits: of one run, which the engine keeps; those of ids and payloads hold for all requests.
         payload_bytes_warn: a payload over this is noted in the log.
+        history_events_warn, history_bytes_warn: so is a run whose history outgrows this; 0 never.
         task_queue_polls_max: polls parked on one task queue.
         list_page_max: runs on one page of a list.
         history_page_events_max: events on one page of a history.
@@ -92,6 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     limits: Limits = DEFAULT
     payload_bytes_warn: int = 256 * 1024
+    history_events_warn: int = 10_240
+    history_bytes_warn: int = 10 * 1024 * 1024
     task_queue_polls_max: int = 100_000
     list_page_max: int = 1_000
     history_page_events_max: int = 1_000
