@@ -17,9 +17,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_contract import record, start, step
+from store_contract import record, start, step, task
 
-from perdure.store.contract import StoreError, StoreHeld, StoreTooNew, StoreUnavailable, Write
+from perdure.store.contract import (
+    DEFAULT_RANK,
+    LEVEL_BITS,
+    START,
+    StoreError,
+    StoreHeld,
+    StoreTooNew,
+    StoreUnavailable,
+    Write,
+)
 from perdure.store.query import Column, Compare, Order, Query, StartsWith
 from perdure.store.sqlite import SqliteStore, open_read_only, render, schema
 from perdure.store.sqlite import store as store_module
@@ -132,6 +141,30 @@ async def test_a_failed_migration_changes_nothing(
         names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
     assert "extra" in names
     assert "half" not in names
+
+
+async def test_tasks_of_the_first_schema_go_before_new_ones_of_their_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = schema.migrations()[:1]
+    with monkeypatch.context() as former:
+        former.setattr(schema, "migrations", lambda: first)
+        with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as db:
+            schema.migrate(db, "a.db")
+            for row_id in (7, 5):
+                db.execute(
+                    "INSERT INTO tasks (id, namespace, queue, kind, key, scheduled_event_id, stamp,"
+                    " created_ns) VALUES (?, 'default', 'orders', 1, 1, 2, 0, 9)",
+                    (row_id,),
+                )
+            db.commit()
+    async with opened(tmp_path / "a.db") as store:
+        urgent, later = task(9, 1, rank=1 << LEVEL_BITS), task(8, 1, rank=DEFAULT_RANK + 1)
+        write = Write(1, 0, 1, b"state", record=record(1), put_tasks=[urgent, later])
+        await store.commit([[write]])
+        found = await store.tasks("default", "orders", 1, START, 10)
+        assert [row.id for row in found] == [9, 5, 7, 8]
+        assert [row.rank for row in found[1:3]] == [DEFAULT_RANK, DEFAULT_RANK]
 
 
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
