@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
 import perdure
@@ -75,6 +77,20 @@ def environment(**options: Any) -> Any:
     return _here.environment(**options)
 
 
+SEARCH_ATTRIBUTES: Final = {
+    "CustomKeywordField": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "CustomIntField": IndexedValueType.INDEXED_VALUE_TYPE_INT,
+    "Number": IndexedValueType.INDEXED_VALUE_TYPE_INT,
+    "Share": IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE,
+    "Flag": IndexedValueType.INDEXED_VALUE_TYPE_BOOL,
+    "Word": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD,
+    "Note": IndexedValueType.INDEXED_VALUE_TYPE_TEXT,
+    "At": IndexedValueType.INDEXED_VALUE_TYPE_DATETIME,
+    "Tags": IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+}
+"""What tests set; perdure would register them by their first use, Temporal does not."""
+
+
 async def new_namespace(address: str) -> str:
     """Register a namespace that nobody else uses, so that tests may choose ids as they like."""
     name = f"test-{uuid.uuid4().hex}"
@@ -82,4 +98,7 @@ async def new_namespace(address: str) -> str:
     request.workflow_execution_retention_period.FromSeconds(24 * 3600)
     async with perdure.connect(address) as client:
         await client.service.register_namespace(request)
+        await client.service.add_search_attributes(
+            AddSearchAttributesRequest(namespace=name, search_attributes=SEARCH_ATTRIBUTES)
+        )
     return name

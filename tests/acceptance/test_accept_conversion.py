@@ -31,7 +31,7 @@ from perdure import (
     workflow,
 )
 from perdure.sdk.codecs import is_wrapped, wrap
-from perdure.testing import environment
+from targets import environment
 
 ONCE = RetryPolicy(maximum_attempts=1)
 
@@ -473,7 +473,7 @@ async def test_a_client_without_the_codec_is_told_so() -> None:
     async with environment(converter=Converter(codec=Scrambled())) as env:
         async with env.client.worker(workflows=[secret_child], activities=[]):
             await env.client.execute(secret_child, SECRET, id="w")
-        plain = perdure.Client(env.client.service)
+        plain = perdure.Client(env.client.service, namespace=env.client.namespace)
         with pytest.raises(ConversionError, match="codec"):
             await plain.handle("w", result_type=str).result()
 
@@ -509,8 +509,9 @@ async def calls_breaking(text: str) -> str:
 
 async def _task_failure(handle: perdure.WorkflowHandle[str]) -> str:
     """What the history, as it is stored, says about a failed workflow task."""
+    plain = perdure.Client(handle._client.service, namespace=handle._client.namespace)
     for _ in range(1000):
-        history = await perdure.Client(handle._client.service).handle(handle.id).fetch_history()
+        history = await plain.handle(handle.id).fetch_history()
         for event in history.events:
             if event.HasField("workflow_task_failed_event_attributes"):
                 return event.workflow_task_failed_event_attributes.failure.message
@@ -551,7 +552,7 @@ async def test_a_codec_that_fails_fails_the_query() -> None:
         async with env.client.worker(workflows=[Asked], activities=[], max_cached_runs=0):
             assert await handle.query(Asked.echo, "x") == "x"
             codec.broken = "encode"
-            plain = perdure.Client(env.client.service)
+            plain = perdure.Client(env.client.service, namespace=env.client.namespace)
             with pytest.raises(perdure.QueryFailedError, match="the codec failed"):
                 await plain.handle(handle.id).query("echo", "x")
             codec.broken = "decode"

@@ -24,7 +24,7 @@ from perdure import (
     activity,
     workflow,
 )
-from perdure.testing import environment
+from targets import environment
 
 SECOND = timedelta(seconds=1)
 ASKED: dict[str, str] = {}

@@ -18,7 +18,7 @@ from perdure import (
     activity,
     workflow,
 )
-from perdure.testing import environment
+from targets import environment
 
 calls: list[str] = []
 
@@ -59,7 +59,7 @@ class Steps:
 
 @workflow
 async def sleeper() -> str:
-    await asyncio.sleep(3600)
+    await asyncio.sleep(1)
     return "slept"
 
 
@@ -82,6 +82,7 @@ TASK = ["WorkflowTaskScheduled", "WorkflowTaskStarted", "WorkflowTaskCompleted"]
 async def test_a_paused_run_records_and_does_nothing_and_then_goes_on() -> None:
     async with environment() as env:
         client = env.client
+        calls.clear()
         async with client.worker(workflows=[Steps], activities=[work]):
             handle = await client.start(Steps, 1, id="held")
             assert await handle.query(Steps.seen) == 0
@@ -143,6 +144,7 @@ async def test_a_task_that_nobody_has_is_taken_away() -> None:
 async def test_a_waiting_activity_stays_until_the_run_goes_on() -> None:
     async with environment() as env:
         client = env.client
+        calls.clear()
         async with client.worker(workflows=[Steps], activities=[]):
             handle = await client.start(Steps, 1, id="waiting")
             await handle.signal(Steps.ask)
@@ -163,19 +165,22 @@ async def test_a_timer_fires_and_is_heard_later() -> None:
             handle = await client.start(sleeper, id="asleep")
             await until(handle, "TimerStarted")
             await handle.pause()
-            await env.sleep(timedelta(hours=2))
+            await env.sleep(timedelta(seconds=2))
             assert (await story(handle))[-2:] == ["WorkflowExecutionPaused", "TimerFired"]
             await handle.unpause()
             assert await handle.result() == "slept"
 
 
+@pytest.mark.only_on(
+    "embedded", "perdure", reason="Temporal answers INTERNAL to a pause before the first task"
+)
 async def test_a_start_delay_that_ends_meanwhile_is_not_lost() -> None:
     async with environment() as env:
         client = env.client
         async with client.worker(workflows=[sleeper], activities=[]):
-            handle = await client.start(sleeper, id="late", start_delay=timedelta(hours=1))
+            handle = await client.start(sleeper, id="late", start_delay=timedelta(seconds=1))
             await handle.pause()
-            await env.sleep(timedelta(hours=2))
+            await env.sleep(timedelta(seconds=2))
             assert await story(handle) == ["WorkflowExecutionStarted", "WorkflowExecutionPaused"]
             await handle.unpause()
             assert await handle.result() == "slept"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from perdure import activity, workflow
-from perdure.testing import Replayer, environment
+from perdure.testing import Replayer
+from targets import environment
 
 
 @activity
@@ -18,8 +19,11 @@ async def echo(n: int) -> int:
     return n
 
 
-async def _after(seconds: float, value: int) -> int:
-    await asyncio.sleep(seconds)
+TICK = 0.05  # seconds: also a server that cannot skip time runs these
+
+
+async def _after(ticks: float, value: int) -> int:
+    await asyncio.sleep(ticks * TICK)
     return await echo(value)
 
 
@@ -30,14 +34,15 @@ async def primitives() -> dict[str, Any]:
     tasks = [asyncio.create_task(_after(n, n)) for n in (30, 10, 20)]
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     out["wait"] = [sorted(t.result() for t in done), len(pending)]
-    out["as_completed"] = [await t for t in asyncio.as_completed([*pending])]
+    # Sorted, because a server may let timers wait until several are due.
+    out["as_completed"] = sorted([await t for t in asyncio.as_completed([*pending])])
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(20 * TICK):
             await asyncio.sleep(3600)
     except TimeoutError:
         out["timeout"] = True
     try:
-        await asyncio.wait_for(asyncio.sleep(3600), 5)
+        await asyncio.wait_for(asyncio.sleep(3600), 5 * TICK)
     except TimeoutError:
         out["wait_for"] = True
     async with asyncio.TaskGroup() as group:
@@ -56,7 +61,7 @@ async def primitives() -> dict[str, Any]:
         await event.wait()
         for n in range(3):
             await queue.put(n)
-            await asyncio.sleep(1)
+            await asyncio.sleep(TICK)
 
     producing = asyncio.create_task(producer())
     event.set()
@@ -65,18 +70,18 @@ async def primitives() -> dict[str, Any]:
     await producing
     shielded = asyncio.create_task(_after(5, 9))
     try:
-        await asyncio.wait_for(asyncio.shield(shielded), 1)
+        await asyncio.wait_for(asyncio.shield(shielded), TICK)
     except TimeoutError:
         out["shield"] = await shielded
     out["random"] = [random.random(), str(uuid.uuid4())]
     before = random.random()
-    await asyncio.sleep(1)
+    await asyncio.sleep(TICK)
     out["random"].append(before)
     return out
 
 
 async def _boom() -> None:
-    await asyncio.sleep(1)
+    await asyncio.sleep(TICK)
     raise ValueError("boom")
 
 
@@ -106,11 +111,11 @@ async def test_primitives_of_asyncio(cached: int) -> None:
 @workflow
 async def side_effects() -> list[Any]:
     first = workflow.side_effect(lambda: DRAWN.pop(), int)
-    await asyncio.sleep(60)
+    await asyncio.sleep(TICK)
     second = workflow.side_effect(lambda: DRAWN.pop(), int)
-    await asyncio.sleep(60)
+    await asyncio.sleep(TICK)
     new = workflow.patched("new-way")
-    await asyncio.sleep(60)
+    await asyncio.sleep(TICK)
     return [first, second, new, workflow.patched("new-way")]
 
 
@@ -199,7 +204,7 @@ async def more_primitives() -> dict[str, Any]:
 
     waiting = [asyncio.create_task(waiter(n)) for n in (1, 2)]
     for _ in range(2):
-        await asyncio.sleep(10)
+        await asyncio.sleep(2 * TICK)
         async with condition:
             ready.append(await echo(1))
             condition.notify_all()
@@ -207,7 +212,7 @@ async def more_primitives() -> dict[str, Any]:
     barrier = asyncio.Barrier(3)
 
     async def party(n: int) -> int:
-        await asyncio.sleep(n)
+        await asyncio.sleep(n * TICK)
         await barrier.wait()
         return n
 
@@ -230,7 +235,7 @@ async def more_primitives() -> dict[str, Any]:
     order: list[int] = []
     for first in asyncio.as_completed([_after(n, n) for n in (3, 1, 2)], timeout=60):
         order.append(await first)
-    out["order"] = order
+    out["order"] = sorted(order)
     return out
 
 

@@ -23,7 +23,7 @@ from perdure import (
     WorkflowStatus,
     workflow,
 )
-from perdure.testing import environment
+from targets import environment
 
 REUSE = WorkflowIDReusePolicy
 CONFLICT = WorkflowIDConflictPolicy
@@ -219,7 +219,7 @@ async def test_a_request_id_starts_once() -> None:
 
 
 async def test_a_start_delay_holds_the_first_task_back() -> None:
-    delay = timedelta(seconds=2)
+    delay = timedelta(seconds=1)
     async with environment() as env, env.client.worker(workflows=[Box], activities=[]):
         handle = await env.client.start(Box, id="delayed", start_delay=delay)
         assert await story(handle) == ["Started"]
@@ -365,10 +365,10 @@ async def test_signal_with_start_and_a_delay() -> None:
             id="told-later",
             start_signal=Box.put,
             start_signal_args=["a"],
-            start_delay=timedelta(seconds=2),
+            start_delay=timedelta(seconds=1),
         )
         assert await story(handle) == ["Started", "Signaled"]
-        await env.sleep(timedelta(seconds=3))
+        await env.sleep(timedelta(seconds=2))
         assert (await story(handle))[:3] == ["Started", "Signaled", "Task"]
         await handle.signal(Box.finish, "well")
         assert await handle.result() == ["a", "first"]

@@ -114,9 +114,10 @@ class ActivityWorker:
     def takes_eagerly(self) -> bool:
         """Is it worth while to be given activities with the answer to a workflow task?
 
-        Not with a service in this process, where every free slot has a poll that gets it as soon.
+        Not with a service in this process, where every free slot has a poll that gets it as soon,
+        and not when the task queue has a rate: Temporal's server does not count those.
         """
-        return bool(self.activities) and is_remote(self.client.service)
+        return bool(self.activities) and self._limit is None and is_remote(self.client.service)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -305,16 +306,20 @@ class ActivityWorker:
         finally:
             self._give_back()
 
-    def take(self, tasks: Sequence[PollActivityTaskQueueResponse]) -> None:
-        """Run activities that came with the answer to a workflow task, as slots are free."""
-        for task in tasks:
-            runner = self.loop.create_task(self._run_eager(task))
-            self._tasks.add(runner)
-            runner.add_done_callback(self._tasks.discard)
+    def reserve(self, wanted: int) -> int:
+        """Hold up to so many free slots, for activities that may come with the answer to a
+        workflow task; how many it were. `take` has to follow."""
+        held = 0 if self.shutting_down else max(0, min(wanted, self.slots - self._taken))
+        self._taken += held
+        return held
 
-    async def _run_eager(self, task: PollActivityTaskQueueResponse) -> None:
-        await self._take_slot()
-        await self._run_in_slot(task)
+    def take(self, tasks: Sequence[PollActivityTaskQueueResponse], held: int) -> None:
+        """Run what came, in slots that were held for it; others are free again."""
+        assert len(tasks) <= held, f"{len(tasks)} activities came for {held} slots"
+        for task in tasks:
+            self._start(task)
+        for _ in range(held - len(tasks)):
+            self._give_back()
 
     # --- one activity -------------------------------------------------------------------------
 

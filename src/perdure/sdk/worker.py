@@ -85,7 +85,7 @@ class Worker:
             pollers=options.pollers,
             max_concurrent_tasks=options.max_concurrent_workflow_tasks,
             run_local_activity=self._activity_worker.run_local,
-            take_activities=self._activity_worker.take if eager else None,
+            activity_slots=self._activity_worker if eager else None,
             failure_exception_types=tuple(options.workflow_failure_exception_types),
             deadlock_timeout_s=options.deadlock_timeout_s,
         )

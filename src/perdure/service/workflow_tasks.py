@@ -188,12 +188,14 @@ class _Completion:
     def _start_activities(self, entry: Entry, tx: Transition, in_process: bool) -> None:
         eager = set(self.task.eager_activities)
         for ref in [r for r in tx.tasks if r.kind == ACTIVITY and r.scheduled_event_id in eager]:
+            caller = self._caller(ref.queue, ACTIVITY, in_process)
+            rate = caller.queue.rate
+            if rate is not None and not rate.spend(tx.now_ns):
+                continue  # it waits for its turn like any other
             tx.tasks.remove(ref)
             activity = ready_activity(entry.run, ref.scheduled_event_id, ref.stamp)
             assert activity is not None
-            response = self._node.dispatcher.start_activity(
-                entry, tx, activity, self._caller(ref.queue, ACTIVITY, in_process)
-            )
+            response = self._node.dispatcher.start_activity(entry, tx, activity, caller)
             self._activities.append(response)
 
     def _start_next(self, entry: Entry, tx: Transition, in_process: bool) -> None:

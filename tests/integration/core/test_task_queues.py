@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from harness import QUEUE, Harness, activity_command, settle
 from temporalio.api.common.v1 import Priority
 from temporalio.api.taskqueue.v1 import TaskQueue, TaskQueueStats
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest, DescribeTaskQueueResponse
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeTaskQueueResponse,
+    PollActivityTaskQueueRequest,
+)
 
 WORKFLOW, ACTIVITY, NEXUS = 1, 2, 3
 ENHANCED = 1
@@ -89,3 +94,23 @@ async def test_statistics_by_priority(node: Harness) -> None:
     shown = (await described(node, report_stats=True)).stats_by_priority_key
     assert {level: told(stats)[0] for level, stats in shown.items()} == {1: 2, 3: 0, 5: 1}
     assert shown[1].tasks_add_rate > shown[5].tasks_add_rate > 0 == shown[3].tasks_add_rate
+
+
+# -- the rate of a queue ---------------------------------------------------------------------------
+
+
+async def test_eager_activities_take_their_share_of_the_rate(node: Harness) -> None:
+    asked = PollActivityTaskQueueRequest(namespace="default", task_queue=TaskQueue(name=QUEUE))
+    asked.task_queue_metadata.max_tasks_per_second.value = 1
+    poll = asyncio.ensure_future(node.service.poll_activity_task_queue(asked))
+    await settle()
+    poll.cancel()
+    await node.start()
+    commands = [activity_command(name, eager=True) for name in "abc"]
+    answer = await node.complete(await node.take(), *commands)
+    assert [task.activity_id for task in answer.activity_tasks] == ["a"]
+    second = node.poll_activity()
+    await settle()
+    assert not second.done()
+    await node.clock.advance(1)
+    assert (await second).activity_id == "b"

@@ -92,7 +92,7 @@ class Stage:
             sticky_queue="sticky",
             sticky_timeout_s=10,
             run_local_activity=extra.get("run_local_activity"),
-            take_activities=None,
+            activity_slots=None,
         )
 
     # --- what happens ---------------------------------------------------------------------------

@@ -6,9 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from stage import Stage
+from stage import RUN_ID, Stage
 from temporalio.api.enums.v1 import QueryResultType
 from temporalio.api.update.v1 import Rejection, Response
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueResponse,
+    RespondQueryTaskCompletedRequest,
+)
 
 from perdure.sdk.activity import activity
 from perdure.sdk.converter import RawValue
@@ -109,6 +113,34 @@ def test_a_query_must_change_nothing() -> None:
     assert result.result_type == QueryResultType.QUERY_RESULT_TYPE_FAILED
     assert "upsert_memo() in the handler of query 'naughty'" in result.error_message
     assert stage.commands == []
+
+
+class Asked:
+    """A service that hears the answer to a query."""
+
+    answer: RespondQueryTaskCompletedRequest
+
+    async def respond_query_task_completed(self, request: RespondQueryTaskCompletedRequest) -> None:
+        self.answer = request
+
+
+async def test_a_query_on_a_rebuilt_run_sees_what_the_last_task_has_seen() -> None:
+    """What came since may be in the history already: its own task is on the way."""
+    stage = Stage(Account, "Ann")
+    stage.signal("deposit", 5)
+    stage.task()
+    stage.signal("deposit", 7)
+    stage.signal("close")
+    stage.event("workflow_task_scheduled")
+    asked = Asked()
+    task = PollWorkflowTaskQueueResponse(task_token=b"token")
+    task.workflow_execution.run_id = RUN_ID
+    task.workflow_type.name = stage.type_name
+    task.history.events.extend(stage.history)
+    task.query.query_type = "status"
+    await stage.new_handler(service=asked).handle(task)
+    assert asked.answer.error_message == ""
+    assert stage.converter.result(asked.answer.query_result) == "Ann has 5 []"
 
 
 def test_a_query_must_wake_nobody() -> None:

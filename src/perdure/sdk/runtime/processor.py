@@ -6,12 +6,11 @@ import asyncio
 import logging
 import random
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from temporalio.api.enums.v1 import TaskQueueKind
 from temporalio.api.workflowservice.v1 import (
-    PollActivityTaskQueueResponse,
     PollWorkflowTaskQueueRequest,
     PollWorkflowTaskQueueResponse,
     ShutdownWorkerRequest,
@@ -30,7 +29,7 @@ from perdure.sdk.runtime import guards
 from perdure.sdk.runtime.cache import RunCache
 from perdure.sdk.runtime.local_execution import RunLocalActivity
 from perdure.sdk.runtime.settings import RunSettings
-from perdure.sdk.runtime.tasks import Service, TaskHandler
+from perdure.sdk.runtime.tasks import ActivitySlots, Service, TaskHandler
 from perdure.sdk.runtime.watchdog import WATCHDOG
 
 if TYPE_CHECKING:
@@ -61,8 +60,8 @@ class WorkflowTaskProcessor:
         sticky_timeout_s: how long a task of a cached run waits for this worker before any other
             may take it.
         run_local_activity: executes one attempt of a local activity.
-        take_activities: is given activities that came with the answer to a workflow task; without
-            it none are asked for.
+        activity_slots: for activities that come with the answer to a workflow task; without them
+            none are asked for.
         failure_exception_types: exceptions that fail a run instead of its workflow task.
         deadlock_timeout_s: how long workflow code may run without waiting.
 
@@ -86,7 +85,7 @@ class WorkflowTaskProcessor:
         max_concurrent_tasks: int = 100,
         sticky_timeout_s: float = 10.0,
         run_local_activity: RunLocalActivity | None = None,
-        take_activities: Callable[[Sequence[PollActivityTaskQueueResponse]], None] | None = None,
+        activity_slots: ActivitySlots | None = None,
         failure_exception_types: Sequence[type[BaseException]] = (),
         deadlock_timeout_s: float = 20.0,
     ) -> None:
@@ -108,7 +107,7 @@ class WorkflowTaskProcessor:
             task_queue=task_queue,
             interceptors=interceptors,
             failure_exception_types=failure_exception_types,
-            eager_activities=take_activities is not None,
+            eager_activities=activity_slots is not None,
         )
         self._settings.deadlock_timeout_s = deadlock_timeout_s
         self._handler = TaskHandler(
@@ -119,7 +118,7 @@ class WorkflowTaskProcessor:
             sticky_queue=self._sticky_queue,
             sticky_timeout_s=sticky_timeout_s,
             run_local_activity=run_local_activity,
-            take_activities=take_activities,
+            activity_slots=activity_slots,
         )
         self._advance = bool(getattr(service, "advances_in_process", False))
         self._handling: set[asyncio.Task[None]] = set()
@@ -231,17 +230,21 @@ class WorkflowTaskProcessor:
 
     async def _stop(self) -> None:
         self._stopping.set()
+        if self._sticky_queue:
+            await self._release_sticky_queue()
         for poll in self._polling:
             poll.cancel()
         await asyncio.gather(*self._polling, return_exceptions=True)
         if self._handling:
             await asyncio.gather(*self._handling, return_exceptions=True)
-        if self._sticky_queue:
-            await self._release_sticky_queue()
         self._handler.cache.clear()
 
     async def _release_sticky_queue(self) -> None:
-        """Tell the service that nobody serves the sticky queue any more, if it wants to know."""
+        """Tell the service that nobody serves the sticky queue any more, if it wants to know.
+
+        While the polls are still there: Temporal's server takes a queue whose polls were just
+        cancelled for one that is served, and lets its tasks wait.
+        """
         request = ShutdownWorkerRequest(
             namespace=self._namespace,
             sticky_task_queue=self._sticky_queue,

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("perdure.workflow")
 
 _MARKER: Final = EventType.EVENT_TYPE_MARKER_RECORDED
+_EXECUTION_STARTED: Final = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
 _UPDATE_EVENTS: Final = frozenset(
     (
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED,
@@ -177,7 +178,10 @@ class Run:
 
         Signals come first, wherever they are among the events: code that a result wakes, and that
         ends the run or continues as new, must have seen every signal that was there by then.
+
+        Of what came after the last task the code knows nothing yet: only commands are matched.
         """
+        is_seen = step.started is not None
         others: list[tuple[Callable[[Run, HistoryEvent], None], HistoryEvent]] = []
         for event in step.events:
             kind = event.event_type
@@ -188,7 +192,7 @@ class Run:
                 self._match(event, key_of(event))
                 continue
             apply = APPLY.get(kind)
-            if apply is not None:
+            if apply is not None and (is_seen or kind == _EXECUTION_STARTED):
                 if kind in FIRST:
                     apply(self, event)
                 else:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from google.protobuf.message import Message as ProtobufMessage
+from temporalio.api.command.v1 import ScheduleActivityTaskCommandAttributes
 from temporalio.api.enums.v1 import TaskQueueKind
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
@@ -17,6 +18,7 @@ from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueResponse,
     PollWorkflowTaskQueueResponse,
     RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskCompletedResponse,
     RespondWorkflowTaskFailedRequest,
 )
 
@@ -53,6 +55,16 @@ class Service(Protocol):
     async def shutdown_worker(self, request: Any, /) -> Any: ...
 
 
+class ActivitySlots(Protocol):
+    """Where activities run that come with the answer to a workflow task."""
+
+    def reserve(self, wanted: int, /) -> int:
+        """Hold up to so many free slots; how many it were. `take` follows, whatever happens."""
+
+    def take(self, tasks: Sequence[PollActivityTaskQueueResponse], held: int, /) -> None:
+        """Run what came; give back the other slots that were held."""
+
+
 Answer = RespondWorkflowTaskCompletedRequest | RespondWorkflowTaskFailedRequest
 
 
@@ -62,7 +74,7 @@ class TaskHandler:
     Args:
         sticky_queue: the queue for runs in the cache; "" for none.
         run_local_activity: executes attempts of local activities; None if the worker has none.
-        take_activities: is given activities that came with the answer to a workflow task.
+        activity_slots: for activities that come with the answer to a workflow task.
     """
 
     def __init__(
@@ -75,7 +87,7 @@ class TaskHandler:
         sticky_queue: str,
         sticky_timeout_s: float,
         run_local_activity: RunLocalActivity | None,
-        take_activities: Callable[[Sequence[PollActivityTaskQueueResponse]], None] | None,
+        activity_slots: ActivitySlots | None,
     ) -> None:
         self._service = service
         self._settings = settings
@@ -84,7 +96,7 @@ class TaskHandler:
         self._identity = identity
         self.cache = cache
         self._run_local_activity = run_local_activity
-        self._take_activities = take_activities
+        self._activity_slots = activity_slots
         self._template = self._completion_template(sticky_queue, sticky_timeout_s)
 
     def _completion_template(self, sticky_queue: str, sticky_timeout_s: float) -> bytes:
@@ -186,7 +198,7 @@ class TaskHandler:
             if isinstance(request, RespondWorkflowTaskFailedRequest):
                 await self._service.respond_workflow_task_failed(request)
                 return None
-            response = await self._service.respond_workflow_task_completed(request)
+            response = await self._complete(request)
         except NotFound:
             self.cache.evict(run_id)  # the task has timed out, or the run was closed meanwhile
             return None
@@ -194,14 +206,38 @@ class TaskHandler:
             self.cache.evict(run_id)
             _log.warning("the answer to the workflow task of %s failed: %s", _name(task), error)
             return None
-        if response.activity_tasks and self._take_activities is not None:
-            self._take_activities(response.activity_tasks)
         if response.reset_history_event_id:
             run = self.cache.get(run_id)
             if run is not None:
                 run.forget_task(response.reset_history_event_id)
         following: PollWorkflowTaskQueueResponse = response.workflow_task
         return following if following.task_token else None
+
+    async def _complete(
+        self, request: RespondWorkflowTaskCompletedRequest
+    ) -> RespondWorkflowTaskCompletedResponse:
+        """Send an answer, asking for as many of its activities at once as there are free slots."""
+        slots = self._activity_slots
+        wanted = [] if slots is None else _asked_eagerly(request)
+        if slots is None or not wanted:
+            return await self._respond(request)
+        held = slots.reserve(len(wanted))
+        for attributes in wanted[held:]:
+            attributes.request_eager_execution = False
+        came: Sequence[PollActivityTaskQueueResponse] = ()
+        try:
+            response = await self._respond(request)
+            came = response.activity_tasks
+        finally:
+            slots.take(came, held)
+        return response
+
+    async def _respond(
+        self, request: RespondWorkflowTaskCompletedRequest
+    ) -> RespondWorkflowTaskCompletedResponse:
+        response = await self._service.respond_workflow_task_completed(request)
+        assert isinstance(response, RespondWorkflowTaskCompletedResponse)
+        return response
 
     def _completed(
         self, run: Run, task: PollWorkflowTaskQueueResponse
@@ -439,6 +475,14 @@ def _body(message: Message) -> ProtobufMessage | None:
         if message.body.Unpack(body):
             return body
     return None
+
+
+def _asked_eagerly(
+    request: RespondWorkflowTaskCompletedRequest,
+) -> list[ScheduleActivityTaskCommandAttributes]:
+    """The activities of an answer that want to come with the response."""
+    found = (command.schedule_activity_task_command_attributes for command in request.commands)
+    return [attributes for attributes in found if attributes.request_eager_execution]
 
 
 def _name(task: PollWorkflowTaskQueueResponse) -> str:
