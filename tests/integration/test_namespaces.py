@@ -82,7 +82,7 @@ async def test_only_what_works_is_advertised() -> None:
         able = {field.name for field, _ in found.namespace_info.capabilities.ListFields()}
         assert able == {
             "eager_workflow_start", "sync_update", "async_update", "worker_heartbeats",
-            "poller_autoscaling", "workflow_pause",
+            "poller_autoscaling", "workflow_pause", "worker_poll_complete_on_shutdown",
         }  # fmt: skip
         system = await stage.api.get_system_info(GetSystemInfoRequest())
         assert system.server_version

@@ -36,6 +36,7 @@ from perdure.sdk.interceptors import (
     HeartbeatActivity,
     chain,
 )
+from perdure.sdk.leaving import Leaving
 from perdure.sdk.processes import Processes
 from perdure.sdk.running import RunningActivity, RunningLocal
 from perdure.sdk.threads import Threads
@@ -79,6 +80,7 @@ class ActivityWorker:
         *,
         interceptors: Sequence[Any] = (),
         identity: str,
+        leaving: Leaving,
         slots: int,
         pollers: int,
         local_slots: int,
@@ -90,6 +92,8 @@ class ActivityWorker:
         self.activities = activities
         self.identity = identity
         self.shutting_down = False
+        self._leaving = leaving
+        self._polling: list[asyncio.Task[None]] = []
         self.slots = slots
         self.running: set[Attempt] = set()
         self.loop: asyncio.AbstractEventLoop = None  # type: ignore[assignment]  # set by `run`
@@ -130,7 +134,7 @@ class ActivityWorker:
         self.loop = asyncio.get_running_loop()
         watch = self.loop.create_task(self._watch(), name="perdure-activity-watch")
         poll = self._feed_slots if is_remote(self.client.service) else self._serve_slot
-        pollers = [
+        pollers = self._polling = [
             self.loop.create_task(poll(), name=f"perdure-activity-poll-{number}")
             for number in range(self._pollers)
         ]
@@ -157,6 +161,7 @@ class ActivityWorker:
         if self.shutting_down:
             return
         self.shutting_down = True
+        await self._leaving.end([poll for poll in self._polling if not poll.done()])
         for task in self._idle_tasks():
             task.cancel()
         await self._until_idle(grace_s)
@@ -266,6 +271,7 @@ class ActivityWorker:
         request = PollActivityTaskQueueRequest(
             namespace=self.client.namespace, identity=self.identity
         )
+        request.worker_instance_key = self._leaving.instance_key
         request.task_queue.name = self.task_queue
         if self._limit is not None:
             metadata = TaskQueueMetadata()

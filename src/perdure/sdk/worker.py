@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from perdure.sdk.activity import Activity
 from perdure.sdk.activity_worker import ActivityWorker
 from perdure.sdk.interceptors import WorkflowInterceptor
+from perdure.sdk.leaving import Leaving
 from perdure.sdk.options import DEFAULT_TASK_QUEUE, check_name
 from perdure.sdk.registry import ACTIVITIES, WORKFLOWS, by_name
 from perdure.sdk.runtime.processor import WorkflowTaskProcessor
@@ -60,12 +61,19 @@ class Worker:
             raise ValueError("workflows, activities: nothing is defined for this worker to run")
         self._grace_s = options.graceful_shutdown_timeout.total_seconds()
         every = (*client.interceptors, *options.interceptors)
+        leaving = Leaving(
+            client.service,
+            namespace=client.namespace,
+            task_queue=self.task_queue,
+            identity=self.identity,
+        )
         self._activity_worker = ActivityWorker(
             client,
             self.task_queue,
             self.activities,
             interceptors=every,
             identity=self.identity,
+            leaving=leaving,
             slots=options.max_concurrent_activities,
             pollers=options.pollers,
             local_slots=options.max_concurrent_local_activities,
@@ -78,6 +86,7 @@ class Worker:
             namespace=client.namespace,
             task_queue=self.task_queue,
             identity=self.identity,
+            leaving=leaving,
             workflows=self.workflows,
             converter=client.converter,
             interceptors=[i for i in every if isinstance(i, WorkflowInterceptor)],

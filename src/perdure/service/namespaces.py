@@ -306,6 +306,7 @@ def _fill_info(info: NamespaceInfo, namespace: Namespace, settings: Settings) ->
     info.capabilities.async_update = True
     info.capabilities.worker_heartbeats = True
     info.capabilities.workflow_pause = True
+    info.capabilities.worker_poll_complete_on_shutdown = True
     info.capabilities.poller_autoscaling = True
     info.limits.blob_size_limit_error = settings.payload_bytes_max
     info.limits.memo_size_limit_error = settings.payload_bytes_max

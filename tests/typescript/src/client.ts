@@ -72,6 +72,7 @@ function programs(client: Client): Record<string, () => Promise<unknown>> {
     },
     patient: async () => {
       const handle = await run.start(workflows.patient, at('patient'));
+      await eventually(async () => ((await handle.describe()).historyLength > 4 ? true : undefined));
       await handle.cancel();
       try {
         return await handle.result();

@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceResponse,
     PollActivityTaskQueueResponse,
     PollWorkflowTaskQueueResponse,
     RecordActivityTaskHeartbeatResponse,
@@ -33,7 +34,8 @@ class FakeService:
         self.is_remote = remote
         self.asked: list[tuple[str, Any]] = []
         self.answers: dict[str, Any] = {
-            "record_activity_task_heartbeat": RecordActivityTaskHeartbeatResponse()
+            "record_activity_task_heartbeat": RecordActivityTaskHeartbeatResponse(),
+            "describe_namespace": DescribeNamespaceResponse(),
         }
         self.polls_open = 0
         self.most_polls_open = 0

@@ -27,6 +27,7 @@ from perdure.sdk.activity import activity
 from perdure.sdk.codecs import ZlibCodec
 from perdure.sdk.converter import Converter
 from perdure.sdk.errors import ActivityError, ApplicationError
+from perdure.sdk.leaving import Leaving
 from perdure.sdk.options import RetryPolicy
 from perdure.sdk.runtime.local_execution import LocalAttempt
 from perdure.sdk.runtime.processor import WorkflowTaskProcessor
@@ -115,6 +116,7 @@ async def processing(
         namespace="default",
         task_queue="q",
         identity="me",
+        leaving=Leaving(service, namespace="default", task_queue="q", identity="me"),
         workflows=stage.workflows,
         converter=stage.converter,
         pollers=1,

@@ -13,7 +13,6 @@ from temporalio.api.enums.v1 import TaskQueueKind
 from temporalio.api.workflowservice.v1 import (
     PollWorkflowTaskQueueRequest,
     PollWorkflowTaskQueueResponse,
-    ShutdownWorkerRequest,
 )
 
 from perdure.api.errors import (
@@ -24,6 +23,7 @@ from perdure.api.errors import (
     Unimplemented,
 )
 from perdure.sdk.converter import Converter
+from perdure.sdk.leaving import Leaving
 from perdure.sdk.registry import by_name
 from perdure.sdk.runtime import guards
 from perdure.sdk.runtime.cache import RunCache
@@ -56,6 +56,7 @@ class WorkflowTaskProcessor:
         interceptors: around what happens in workflow code, outermost first.
         max_cached_runs: runs kept in memory; 0 to replay every task from the first event.
         pollers: polls that wait at the same time, for each of the two queues.
+        leaving: by which the service is told of the end.
         max_concurrent_tasks: workflow tasks in hand at the same time.
         sticky_timeout_s: how long a task of a cached run waits for this worker before any other
             may take it.
@@ -77,6 +78,7 @@ class WorkflowTaskProcessor:
         namespace: str,
         task_queue: str,
         identity: str,
+        leaving: Leaving | None = None,
         workflows: Iterable[Any],
         converter: Converter,
         interceptors: Sequence[WorkflowInterceptor] = (),
@@ -97,9 +99,12 @@ class WorkflowTaskProcessor:
         self._namespace = namespace
         self._task_queue = task_queue
         self._identity = identity
+        self._leaving = leaving
         self._pollers = pollers
         self._slots = asyncio.Semaphore(max_concurrent_tasks)
         self._sticky_queue = f"{identity}:{uuid.uuid4()}" if max_cached_runs else ""
+        if leaving is not None:
+            leaving.sticky_queue = self._sticky_queue
         self._settings = make_settings(
             workflows,
             converter=converter,
@@ -181,6 +186,8 @@ class WorkflowTaskProcessor:
 
     def _poll_request(self, queue: str, sticky: bool) -> PollWorkflowTaskQueueRequest:
         request = PollWorkflowTaskQueueRequest(namespace=self._namespace, identity=self._identity)
+        if self._leaving is not None:
+            request.worker_instance_key = self._leaving.instance_key
         request.task_queue.name = queue
         request.task_queue.kind = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
         if sticky:
@@ -230,31 +237,14 @@ class WorkflowTaskProcessor:
 
     async def _stop(self) -> None:
         self._stopping.set()
-        if self._sticky_queue:
-            await self._release_sticky_queue()
+        if self._leaving is not None:
+            await self._leaving.end(self._polling)
         for poll in self._polling:
             poll.cancel()
         await asyncio.gather(*self._polling, return_exceptions=True)
         if self._handling:
             await asyncio.gather(*self._handling, return_exceptions=True)
         self._handler.cache.clear()
-
-    async def _release_sticky_queue(self) -> None:
-        """Tell the service that nobody serves the sticky queue any more, if it wants to know.
-
-        While the polls are still there: Temporal's server takes a queue whose polls were just
-        cancelled for one that is served, and lets its tasks wait.
-        """
-        request = ShutdownWorkerRequest(
-            namespace=self._namespace,
-            sticky_task_queue=self._sticky_queue,
-            identity=self._identity,
-            reason="the worker shuts down",
-        )
-        try:
-            await self._service.shutdown_worker(request)
-        except RPCError as error:
-            _log.debug("the sticky queue was not released: %s", error)
 
 
 def _backoff_s(failures: int) -> float:
