@@ -78,6 +78,7 @@ def _channel_options(options: Options) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", options.metadata_bytes_max),
         ("grpc.keepalive_time_ms", int(options.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(options.keepalive_timeout_s * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(options.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", int(options.ping_interval_s * 1000)),
     ]

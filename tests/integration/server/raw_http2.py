@@ -38,6 +38,7 @@ class Raw:
         self.answers: dict[int, dict[str, str]] = {}
         self.reset: set[int] = set()
         self.received_bytes = 0
+        self.pings = 0
         self.closed = False
 
     async def __aenter__(self) -> Raw:
@@ -137,6 +138,8 @@ class Raw:
             self.answers.setdefault(event.stream_id, {})["ended"] = "yes"
         elif isinstance(event, h2.events.StreamReset):
             self.reset.add(event.stream_id)
+        elif isinstance(event, h2.events.PingReceived):
+            self.pings += 1  # answered by what receives it
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.closed = True
 

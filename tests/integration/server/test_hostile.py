@@ -12,7 +12,10 @@ from contextlib import suppress
 import pytest
 from door_stage import WORKFLOW_SERVICE, Stage, opened, until
 from raw_http2 import Raw, frame
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    PollActivityTaskQueueResponse,
+)
 
 from perdure.server.transports import NAMES
 
@@ -248,6 +251,25 @@ async def test_clients_that_vanish_without_a_word(stage: Stage) -> None:
     for raw in raws:
         raw.writer.transport.abort()
     await stage.lost(200)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_client_that_answers_no_ping_is_let_go_and_another_is_not(name: str) -> None:
+    async with (
+        opened(name, keepalive_s=1, keepalive_timeout_s=1) as stage,
+        Raw(stage.address) as deaf,
+        Raw(stage.address) as awake,
+    ):
+        for number, raw in enumerate((deaf, awake), start=1):
+            await raw.send(raw.open(POLL), frame(b""))
+            await stage.parked(number)
+        while awake.pings < 3 or not stage.service.cancelled:
+            assert await awake.listen()
+        assert stage.service.parked[0].cancelled()
+        stage.service.parked[1].set_result(PollActivityTaskQueueResponse())
+        answer = await awake.answer(1)
+        assert answer is not None
+        assert answer["grpc-status"] == OK
 
 
 async def test_a_slow_reader_does_not_hold_up_others(stage: Stage) -> None:
