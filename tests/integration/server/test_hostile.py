@@ -253,6 +253,26 @@ async def test_clients_that_vanish_without_a_word(stage: Stage) -> None:
     await stage.lost(200)
 
 
+async def test_ten_thousand_parked_polls(stage: Stage) -> None:
+    raws = [Raw(stage.address) for _ in range(4)]
+    each = 10_000 // len(raws)
+    for number, raw in enumerate(raws, start=1):
+        await raw.__aenter__()
+        for _ in range(each):
+            await raw.send(raw.open(POLL), frame(b""))
+        await stage.parked(number * each)
+    await stage.alive()
+    for future in stage.service.parked[:each]:
+        future.set_result(PollActivityTaskQueueResponse())
+    for stream in range(1, 2 * each, 2):
+        answer = await raws[0].answer(stream)
+        assert answer is not None
+        assert answer["grpc-status"] == OK
+    for raw in raws:
+        raw.writer.transport.abort()
+    await stage.lost(10_000 - each)
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_client_that_answers_no_ping_is_let_go_and_another_is_not(name: str) -> None:
     async with (
