@@ -174,7 +174,8 @@ async def test_a_wrong_attribute_is_named_and_nothing_starts(given: Any, says: s
         await env.client.start(sleeper, 0, id="first", search_attributes={NUMBER: 1})
         with pytest.raises((RPCError, ValueError, TypeError), match=says):
             await env.client.start(sleeper, 0, id="second", search_attributes=given)
-        assert await _ids(env.client, "") == ["first"]
+        with pytest.raises(perdure.WorkflowNotFoundError):
+            await env.client.handle("second").describe()
 
 
 # --- history --------------------------------------------------------------------------------------

@@ -212,8 +212,13 @@ DIFFERENCES = [
         reason="What perdure has not is not advertised.",
     ),
     Difference(
+        programs=".*",
+        line=r"capabilities\.(workerPollCompleteOnShutdown|worker_poll_complete_on_shutdown): ",
+        reason="perdure answers the polls of a worker that stops; the dev server does so if told.",
+    ),
+    Difference(
         programs="test_cli_namespaces",
-        line=r"(deletedNamespace: \"[a-z-]+?)-deleted-\w+",
+        line=r"(deletedNamespace: \"[a-z0-9-]+?)-deleted-\w+",
         becomes=r"\1",
         reason="perdure deletes at once, so nothing is renamed until it is gone.",
     ),
