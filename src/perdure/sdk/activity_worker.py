@@ -161,6 +161,8 @@ class ActivityWorker:
         if self.shutting_down:
             return
         self.shutting_down = True
+        async with self._free:
+            self._free.notify_all()
         await self._leaving.end([poll for poll in self._polling if not poll.done()])
         for task in self._idle_tasks():
             task.cancel()
@@ -240,8 +242,7 @@ class ActivityWorker:
     async def _feed_slots(self) -> None:
         """Poll a remote service whenever a slot is free, and start what comes."""
         request = self._poll_request()
-        while not self.shutting_down:
-            await self._take_slot()
+        while await self._take_slot():
             task = None
             try:
                 task = await self._polled(request)
@@ -281,11 +282,14 @@ class ActivityWorker:
 
     # --- slots of a remote service ------------------------------------------------------------
 
-    async def _take_slot(self) -> None:
+    async def _take_slot(self) -> bool:
+        """Wait for a free slot, and take it; False when the worker shuts down."""
         async with self._free:
-            while self._taken >= self.slots:
-                await self._free.wait()
+            await self._free.wait_for(lambda: self.shutting_down or self._taken < self.slots)
+            if self.shutting_down:
+                return False
             self._taken += 1
+            return True
 
     def _give_back(self) -> None:
         self._taken -= 1

@@ -22,6 +22,7 @@ from sdk_fakes import FakeService
 from temporalio.api.workflowservice.v1 import RecordActivityTaskHeartbeatResponse
 
 from perdure.api import errors as rpc
+from perdure.sdk import leaving
 from perdure.sdk.activity import ActivityInfo, CancellationReason, activity
 from perdure.sdk.client import Client
 from perdure.sdk.codecs import ZlibCodec
@@ -432,6 +433,30 @@ async def test_running_activities_may_finish(remote: bool) -> None:
     assert [value(request) for request in service.requests(COMPLETED)] == ["finished"]
     assert seen == [True]
     assert service.polls_open == 0
+
+
+async def test_a_poller_that_waits_for_a_slot_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leaving, "_ANSWERED_WITHIN_S", 3_600)
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    @activity
+    async def occupied() -> None:
+        started.set()
+        await go_on.wait()
+
+    service = FakeService(remote=True)
+    described = service.answers["describe_namespace"]
+    described.namespace_info.capabilities.worker_poll_complete_on_shutdown = True
+    async with working(service, occupied, max_concurrent_activities=1) as worker:
+        service.offer("occupied")
+        await started.wait()
+        stopping = asyncio.create_task(worker.shutdown())
+        await asyncio.sleep(0)
+        go_on.set()
+        await stopping
+    assert len(service.requests("shutdown_worker")) == 1
 
 
 @pytest.mark.parametrize("remote", [False, True])
