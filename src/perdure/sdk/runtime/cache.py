@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ class RunCache:
             raise ValueError(f"max_cached_runs: 0 or more, got {maximum}")
         self.maximum = maximum
         self._runs: OrderedDict[str, Run] = OrderedDict()
-        self._pinned: set[str] = set()
+        self._pinned: Counter[str] = Counter()  # a workflow task and queries may come together
         _caches.add(self)
 
     def __len__(self) -> int:
@@ -43,12 +43,14 @@ class RunCache:
         self._shrink()
 
     def pin(self, run_id: str) -> None:
-        """A task of the run is in hand."""
-        self._pinned.add(run_id)
+        """A task of the run is in hand; `unpin` follows."""
+        self._pinned[run_id] += 1
 
     def unpin(self, run_id: str) -> None:
         """It is answered."""
-        self._pinned.discard(run_id)
+        self._pinned[run_id] -= 1
+        if not self._pinned[run_id]:
+            del self._pinned[run_id]
         self._shrink()
 
     def is_pinned(self, run_id: str) -> bool:
