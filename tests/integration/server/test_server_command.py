@@ -16,7 +16,11 @@ import grpc.aio
 import pytest
 from temporalio import activity, workflow
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import PollActivityTaskQueueRequest
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeTaskQueueResponse,
+    PollActivityTaskQueueRequest,
+)
 from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
@@ -24,6 +28,7 @@ COMMAND = [sys.executable, "-m", "perdure.cli", "server"]
 READY = re.compile(r"perdure \S+: gRPC on (\S+), data in (\S+)\n")
 
 POLL = "/temporal.api.workflowservice.v1.WorkflowService/PollActivityTaskQueue"
+DESCRIBE = "/temporal.api.workflowservice.v1.WorkflowService/DescribeTaskQueue"
 
 Start = Callable[..., subprocess.Popen[str]]
 
@@ -198,11 +203,18 @@ def test_a_missing_extra_says_what_to_install(tmp_path: Path) -> None:
 async def test_all_parked_polls_are_answered_before_it_ends(start: Start, transport: str) -> None:
     process = start("--port", "0", "--db", "memory://", "--transport", transport)
     address, _ = said(process)
-    request = PollActivityTaskQueueRequest(namespace="default", task_queue=TaskQueue(name="q"))
-    body = request.SerializeToString()
+    queue = TaskQueue(name="q")
+    requests = [
+        PollActivityTaskQueueRequest(namespace="default", task_queue=queue, identity=str(number))
+        for number in range(900)
+    ]
+    described = DescribeTaskQueueRequest(namespace="default", task_queue=queue, task_queue_type=2)
     async with grpc.aio.insecure_channel(address) as channel:
-        polls = [channel.unary_unary(POLL)(body) for _ in range(1_500)]
-        await asyncio.sleep(2)
+        polls = [channel.unary_unary(POLL)(request.SerializeToString()) for request in requests]
+        parked = 0
+        while parked < len(polls):
+            answer = await channel.unary_unary(DESCRIBE)(described.SerializeToString())
+            parked = len(DescribeTaskQueueResponse.FromString(answer).pollers)
         process.send_signal(signal.SIGTERM)
         assert {await poll.code() for poll in polls} == {grpc.StatusCode.OK}
     assert failed(process)[0] == 0
