@@ -143,7 +143,9 @@ async def test_no_more_activities_run_than_there_are_slots(threads: bool, local:
         ),
     ):
         assert await env.client.execute(fans_out, 20, threads, local) == sum(range(20))
-    assert GAUGE.most == 3
+    assert GAUGE.most <= 3
+    if local:  # others come as fast as a server gives them out
+        assert GAUGE.most == 3
 
 
 # --- the end of a worker --------------------------------------------------------------------------
