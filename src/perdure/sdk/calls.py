@@ -23,6 +23,10 @@ __all__ = ["TRANSIENT", "Calls", "is_remote"]
 TRANSIENT: Final = (rpc.Unavailable, rpc.ResourceExhausted, rpc.Aborted)
 """Errors after which the same request may well succeed."""
 
+_TRANSIENT_OF_QUERY: Final = (*TRANSIENT, rpc.Cancelled)
+"""Temporal's server answers CANCELLED to a query whose sticky queue it closes, because the worker
+left; a query changes nothing, so it may be asked again."""
+
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
 
@@ -60,10 +64,11 @@ class Calls:
         if codec is not None:
             await encode_message(codec, request)
         ask = getattr(self.service, method)
+        transient = _TRANSIENT_OF_QUERY if method == "query_workflow" else TRANSIENT
         try:
             response = await ask(request)
-        except TRANSIENT as error:
-            response = await self._asked_again(ask, request, error)
+        except transient as error:
+            response = await self._asked_again(ask, request, error, transient)
         if codec is not None and response is not None:
             own = type(response)()
             own.CopyFrom(response)  # what a service in this process answers may be shared
@@ -76,6 +81,7 @@ class Calls:
         method: Callable[[Message], Awaitable[Any]],
         request: Message,
         first: rpc.RPCError,
+        transient: tuple[type[rpc.RPCError], ...],
     ) -> Any:
         give_up_at = time.monotonic() + self._retry_for_s
         pause_s = _FIRST_PAUSE_S
@@ -86,6 +92,6 @@ class Calls:
             await asyncio.sleep(wait_s)
             try:
                 return await method(request)
-            except TRANSIENT as error:
+            except transient as error:
                 first = error
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

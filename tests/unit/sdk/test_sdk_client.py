@@ -236,6 +236,25 @@ async def test_transient_errors_are_retried_with_the_same_request() -> None:
     ] * 3
 
 
+async def test_a_query_that_the_server_cancels_is_asked_again_and_a_signal_is_not() -> None:
+    outcomes: list[Any] = [rpc.Cancelled("context canceled"), QueryWorkflowResponse()]
+
+    def answer(_: Any) -> Any:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    signal = "signal_workflow_execution"
+    service, _ = make(query_workflow=answer, **{signal: rpc.Cancelled("context canceled")})
+    client = Client(service)
+    await client.handle("w").query("status")
+    assert outcomes == []
+    with pytest.raises(rpc.Cancelled):
+        await client.handle("w").signal("go")
+    assert len(service.requests(signal)) == 1
+
+
 async def test_retries_end() -> None:
     service, client = make(**{START: rpc.Unavailable("down")})
     with pytest.raises(rpc.Unavailable, match="down"):
