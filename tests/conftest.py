@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 import targets
+from postgres import postgres_dsn, postgres_server
 from referee.servers import free_port, perdure_command, running, temporal_command
+
+__all__ = ["postgres_dsn", "postgres_server"]
 
 
 def pytest_configure(config: pytest.Config) -> None:

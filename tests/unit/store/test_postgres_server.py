@@ -6,9 +6,7 @@ import os
 
 import asyncpg
 
-from postgres import PostgresServer, postgres_dsn, postgres_server, running_server
-
-__all__ = ["postgres_dsn", "postgres_server"]
+from postgres import PostgresServer, running_server
 
 
 async def test_a_test_has_a_database_of_its_own(postgres_dsn: str) -> None:

@@ -10,97 +10,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
-from perdure.store.contract import Record, Unit, Write
+from perdure.store.contract import Record, Unit
+from perdure.store.folding import Conflict, Rows, attributes_json, fold
 from perdure.store.sqlite.statements import STATEMENTS as SQL
 
-ITEM_BITS = 24
-MAX_ITEM_ID = (1 << ITEM_BITS) - 1
-MAX_KEY = (1 << (63 - ITEM_BITS)) - 1
-
-_encode = msgspec.json.Encoder().encode
-
-
-class Conflict(Exception):
-    """A unit cannot be written because the database holds something else than it assumes."""
-
-
-def item_row_id(key: int, item_id: int) -> int:
-    """The row of a run's item."""
-    assert 0 < key <= MAX_KEY, key
-    assert 0 <= item_id <= MAX_ITEM_ID, item_id
-    return key << ITEM_BITS | item_id
-
-
-@dataclass(slots=True)
-class _State:
-    """Several writes to one run, folded into one."""
-
-    based_on: int
-    write: Write
-    wake_changed: bool
-
-
-@dataclass(slots=True)
-class Rows:
-    """What a batch writes, folded per row: the last write of a row wins."""
-
-    states: dict[int, _State] = field(default_factory=dict)
-    records: dict[int, Record] = field(default_factory=dict)
-    history: list[tuple[int, int, int, int, bytes]] = field(default_factory=list)
-    items: dict[int, bytes | None] = field(default_factory=dict)
-    tasks: list[tuple[object, ...]] = field(default_factory=list)
-    drop_tasks: list[tuple[int]] = field(default_factory=list)
-    messages: list[tuple[int, int, bytes]] = field(default_factory=list)
-    drop_messages: list[tuple[int]] = field(default_factory=list)
-
-    def add(self, write: Write, position: Callable[[], int]) -> None:
-        """Take one write in; raises Conflict when it does not follow the run's former one here."""
-        key = write.key
-        self._add_state(write)
-        if write.record is not None:
-            assert write.record.key == key, (write.record.key, key)
-            self.records[key] = write.record
-        if write.events:
-            assert 0 < write.first_event_id <= write.last_event_id, key
-            self.history.append(
-                (position(), key, write.first_event_id, write.last_event_id, write.events)
-            )
-        for item_id in write.drop_items:
-            self.items[item_row_id(key, item_id)] = None
-        for item_id, body in write.put_items:
-            self.items[item_row_id(key, item_id)] = body
-        for task in write.put_tasks:
-            self.tasks.append(msgspec.structs.astuple(task))
-        for task_id in write.drop_tasks:
-            self.drop_tasks.append((task_id,))
-        for message in write.put_messages:
-            self.messages.append((message.id, message.key, message.body))
-        for message_id in write.drop_messages:
-            self.drop_messages.append((message_id,))
-
-    def _add_state(self, write: Write) -> None:
-        assert write.version > write.based_on >= 0, write.key
-        former = self.states.get(write.key)
-        if former is None:
-            assert 0 < write.key <= MAX_KEY, write.key
-            assert write.based_on or write.record is not None, "a new run needs its record"
-            self.states[write.key] = _State(write.based_on, write, write.wake_changed)
-            return
-        if former.write.version != write.based_on:
-            raise Conflict
-        if former.wake_changed and not write.wake_changed:
-            write = msgspec.structs.replace(write, wake_at_ns=former.write.wake_at_ns)
-        self.states[write.key] = _State(
-            former.based_on, write, former.wake_changed or write.wake_changed
-        )
+NextPosition = Callable[[], int]
 
 
 def write_batch(
-    connection: sqlite3.Connection, units: Sequence[Unit], position: Callable[[], int]
+    connection: sqlite3.Connection, units: Sequence[Unit], position: NextPosition
 ) -> list[int]:
     """Begin a transaction and write all units but those in conflict, whose positions are returned.
 
@@ -108,11 +29,7 @@ def write_batch(
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        rows = Rows()
-        for unit in units:
-            for write in unit:
-                rows.add(write, position)
-        _execute(connection, rows)
+        _execute(connection, fold(units), position)
         return []
     except (Conflict, sqlite3.IntegrityError):
         connection.execute("ROLLBACK")
@@ -122,13 +39,10 @@ def write_batch(
     ]
 
 
-def _write_unit(connection: sqlite3.Connection, unit: Unit, position: Callable[[], int]) -> bool:
+def _write_unit(connection: sqlite3.Connection, unit: Unit, position: NextPosition) -> bool:
     connection.execute("SAVEPOINT unit")
     try:
-        rows = Rows()
-        for write in unit:
-            rows.add(write, position)
-        _execute(connection, rows)
+        _execute(connection, fold([unit]), position)
         return True
     except (Conflict, sqlite3.IntegrityError):
         connection.execute("ROLLBACK TO unit")
@@ -138,25 +52,25 @@ def _write_unit(connection: sqlite3.Connection, unit: Unit, position: Callable[[
             connection.execute("RELEASE unit")
 
 
-def _execute(connection: sqlite3.Connection, rows: Rows) -> None:
+def _execute(connection: sqlite3.Connection, rows: Rows, position: NextPosition) -> None:
     _execute_states(connection, rows)
     if rows.records:
         _execute_records(connection, rows)
     many = connection.executemany
     if rows.history:
-        many(SQL["insert_history"], rows.history)
+        many(SQL["insert_history"], [(position(), *row) for row in rows.history])
     if rows.items:
         _execute_items(connection, rows.items)
     if rows.tasks:
-        many(SQL["insert_task"], rows.tasks)
+        many(SQL["insert_task"], map(msgspec.structs.astuple, rows.tasks))
     if rows.drop_tasks:
-        dropped = many(SQL["drop_task"], rows.drop_tasks).rowcount
+        dropped = many(SQL["drop_task"], [(id,) for id in rows.drop_tasks]).rowcount
         if dropped != len(rows.drop_tasks):
             raise Conflict
     if rows.messages:
-        many(SQL["insert_message"], rows.messages)
+        many(SQL["insert_message"], map(msgspec.structs.astuple, rows.messages))
     if rows.drop_messages:
-        many(SQL["drop_message"], rows.drop_messages)
+        many(SQL["drop_message"], [(id,) for id in rows.drop_messages])
 
 
 def _execute_states(connection: sqlite3.Connection, rows: Rows) -> None:
@@ -212,16 +126,12 @@ def _record_row(r: Record) -> tuple[object, ...]:
         r.key, r.namespace, r.workflow_id, r.run_id, r.workflow_type, r.task_queue, r.status,
         r.start_ns, r.execution_ns, r.close_ns, r.history_length, r.history_size_bytes,
         r.transition_count, r.parent_workflow_id, r.parent_run_id, r.root_workflow_id,
-        r.root_run_id, r.first_run_id, _attributes(r), r.info, r.memo, r.attributes,
+        r.root_run_id, r.first_run_id, attributes_json(r), r.info, r.memo, r.attributes,
     )  # fmt: skip
 
 
 def _changeable(r: Record) -> tuple[object, ...]:
     return (
         r.task_queue, r.execution_ns, r.history_length, r.history_size_bytes, r.transition_count,
-        _attributes(r), r.info, r.memo, r.attributes, r.status, r.close_ns,
+        attributes_json(r), r.info, r.memo, r.attributes, r.status, r.close_ns,
     )  # fmt: skip
-
-
-def _attributes(record: Record) -> str:
-    return _encode(record.search_attributes).decode() if record.search_attributes else "{}"

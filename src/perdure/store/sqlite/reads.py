@@ -16,9 +16,9 @@ from perdure.store.contract import (
     Record,
     TaskRow,
 )
+from perdure.store.folding import ITEM_BITS, MAX_ITEM_ID
 from perdure.store.query import Query
 from perdure.store.sqlite import render
-from perdure.store.sqlite.batch import ITEM_BITS, MAX_ITEM_ID
 from perdure.store.sqlite.statements import STATEMENTS as SQL
 
 _ATTRIBUTES_AT = Record.__struct_fields__.index("search_attributes")

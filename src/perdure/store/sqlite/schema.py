@@ -6,29 +6,17 @@ The version is SQLite's ``user_version``, the number of migrations that were app
 
 from __future__ import annotations
 
-import re
 import sqlite3
-from functools import cache
-from importlib.resources import files
 
 from perdure.store.contract import StoreError, StoreTooNew
+from perdure.store.migrations import load
 
 APPLICATION_ID = 0x70657264  # "perd"
-_FILE = re.compile(r"(\d{4})_\w+\.sql")
 
 
-@cache
 def migrations() -> tuple[str, ...]:
     """The migrations' SQL, in order; the n-th (from 1) leads to version n."""
-    found: dict[int, str] = {}
-    for entry in files(__package__).joinpath("migrations").iterdir():
-        match = _FILE.fullmatch(entry.name)
-        if match:
-            number = int(match[1])
-            assert number not in found, f"two migrations are numbered {number}"
-            found[number] = entry.read_text("utf-8")
-    assert sorted(found) == list(range(1, len(found) + 1)), sorted(found)
-    return tuple(found[number] for number in sorted(found))
+    return load(__package__)
 
 
 def check(connection: sqlite3.Connection, name: str) -> int:

@@ -2,21 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from importlib.resources import files
+from perdure.store.statements import load
 
-_NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
-
-
-def parse(text: str) -> dict[str, str]:
-    """Statements by the names in their ``-- name:`` lines, without comments."""
-    parts = _NAME.split(text)[1:]
-    statements: dict[str, str] = {}
-    for name, body in zip(parts[::2], parts[1::2], strict=True):
-        assert name not in statements, name
-        lines = [line for line in body.splitlines() if not line.startswith("--")]
-        statements[name] = "\n".join(lines).strip().removesuffix(";")
-    return statements
-
-
-STATEMENTS = parse(files(__package__).joinpath("statements.sql").read_text("utf-8"))
+STATEMENTS = load(__package__)

@@ -42,9 +42,10 @@ from perdure.store.contract import (
     TaskRow,
     Unit,
 )
+from perdure.store.folding import ITEM_BITS, MAX_ITEM_ID
 from perdure.store.query import Query
 from perdure.store.sqlite import reads, schema
-from perdure.store.sqlite.batch import ITEM_BITS, MAX_ITEM_ID, write_batch
+from perdure.store.sqlite.batch import write_batch
 from perdure.store.sqlite.connections import MEMORY, connect, explain
 from perdure.store.sqlite.hold import Hold
 from perdure.store.sqlite.statements import STATEMENTS as SQL

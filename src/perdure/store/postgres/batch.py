@@ -1,0 +1,258 @@
+"""A batch of units as one statement, and what is done when something in it does not add up.
+
+The usual batch has no conflict. It is one statement, made of the parts that it needs: everything is
+written if every version is the stored one and every task row to drop is there; if not, the
+statement divides by zero, which undoes it. One trip to the database and one fsync, with no
+transaction left open however a node dies. Starts need one lock more, before the statement looks.
+
+Only when that fails are the rows locked and looked at, to find out which units stay outside.
+
+Why nothing deadlocks: every transaction takes its locks in one order over all nodes, in phases.
+First advisory locks of the workflow ids that it starts, by number; then state rows, by key. All
+other rows belong to a run whose state row is locked, or which is new. No insert waits for another
+node's uncommitted row: keys and ids are handed out once, and who starts a workflow id holds that
+id's lock, so the look-up that follows sees every open run of it. Leases (see leases.sql) skip what
+is locked and never wait.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+import asyncpg
+
+from perdure.store.contract import MessageRow, Record, TaskRow, Unit
+from perdure.store.folding import (
+    ITEM_BITS,
+    MAX_ITEM_ID,
+    Conflict,
+    FoldedState,
+    Rows,
+    attributes_json,
+    fold,
+)
+from perdure.store.postgres.choice import Choice, choose, lock_number
+from perdure.store.postgres.statements import NOW, PARTS
+from perdure.store.postgres.statements import STATEMENTS as SQL
+
+CHANNEL: Final = "perdure"
+MESSAGE_LEASE_NS: Final = 30_000_000_000
+_BEGIN: Final = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+
+Part = tuple[str, list[Any]]
+
+_MISMATCH: Final = (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError)
+
+
+async def write_batch(
+    connection: Any, units: Sequence[Unit], node: int, notice: str | None = None
+) -> list[int]:
+    """Write all units but those in conflict, whose positions are returned, in one transaction.
+
+    Args:
+        connection: of asyncpg, with no transaction open.
+        units: the batch.
+        node: this node's number.
+        notice: what other nodes are told with the commit.
+    """
+    try:
+        rows = fold(units)
+        if not rows.states:
+            return []
+        starts = new_records(rows)
+        if starts:
+            await _begin(connection, starts)
+            await _write(connection, rows, starts, node, notice)
+            await connection.execute("COMMIT")
+        else:
+            await _write(connection, rows, starts, node, notice)
+        return []
+    except (Conflict, *_MISMATCH):
+        if connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
+    return await _write_chosen(connection, units, node, notice)
+
+
+async def _write_chosen(
+    connection: Any, units: Sequence[Unit], node: int, notice: str | None
+) -> list[int]:
+    starts = [write.record for unit in units for write in unit if not write.based_on]
+    await _begin(connection, [record for record in starts if record is not None])
+    chosen, left_out = choose(await _facts(connection, units), units)
+    if chosen:
+        rows = fold(chosen)
+        await _write(connection, rows, new_records(rows), node, notice)
+    await connection.execute("COMMIT")
+    return left_out
+
+
+async def _begin(connection: Any, starts: Sequence[Record]) -> None:
+    """Open a transaction that holds the locks of the workflow ids to be started."""
+    numbers = sorted({lock_number((record.namespace, record.workflow_id)) for record in starts})
+    locks = [f"SELECT pg_advisory_xact_lock({number})" for number in numbers]
+    await connection.execute("; ".join([_BEGIN, *locks]))
+
+
+async def _facts(connection: Any, units: Sequence[Unit]) -> Choice:
+    """Lock the runs of a batch, and read what its units depend on."""
+    writes = [write for unit in units for write in unit]
+    keys = sorted({write.key for write in writes})
+    records = [write.record for write in writes if write.record is not None]
+    drops = [task_id for write in writes for task_id in write.drop_tasks]
+    versions = await connection.fetch(SQL["lock_states"], keys)
+    namespaces = [record.namespace for record in records]
+    workflow_ids = [record.workflow_id for record in records]
+    run_ids = [record.run_id for record in records]
+    open_runs = await connection.fetch(SQL["open_runs"], namespaces, workflow_ids)
+    taken = await connection.fetch(SQL["taken_run_ids"], namespaces, run_ids)
+    tasks = await connection.fetch(SQL["present_tasks"], drops) if drops else []
+    return Choice(
+        versions=dict(map(tuple, versions)),
+        open_runs={(row[0], row[1]): row[2] for row in open_runs},
+        run_ids=set(map(tuple, taken)),
+        tasks={row[0] for row in tasks},
+    )
+
+
+def new_records(rows: Rows) -> list[Record]:
+    """The records of runs that start."""
+    return [record for key, record in rows.records.items() if not rows.states[key].based_on]
+
+
+async def _write(
+    connection: Any, rows: Rows, starts: Sequence[Record], node: int, notice: str | None
+) -> None:
+    """Write everything; raises one of _MISMATCH when it is not as the batch assumes."""
+    names, parameters, counts = _parts(rows, node)
+    if notice is not None:
+        parameters.append(notice)
+    await connection.fetch(_statement(names, notice is not None), *parameters, *counts)
+    if starts:
+        written = await connection.fetch(SQL["insert_records"], *_columns(map(_record_row, starts)))
+        if len(written) != len(starts):
+            raise Conflict
+
+
+@cache
+def _statement(names: tuple[str, ...], with_notice: bool) -> str:
+    """The statement that is made of these parts."""
+    count = 0
+    parts = []
+    # A row of a run may be changed only by who has the run's own row locked.
+    locked = "(SELECT count(*) FROM s) >= 0" if "states" in names else "true"
+    for name in names:
+        text = PARTS[name].replace("{locked}", locked).replace("{now}", NOW)
+        places = {int(place) for place in re.findall(r"\{(\d+)\}", text)}
+        for place in places:
+            text = text.replace(f"{{{place}}}", f"${count + place}")
+        count += len(places)
+        parts.append(text)
+    columns = []
+    if with_notice:
+        count += 1
+        columns.append(f"pg_notify('{CHANNEL}', ${count}::text)")
+    checks = []
+    for name, counted in (("states", "s"), ("records", "r"), ("drop_tasks", "dt")):
+        if name in names:
+            count += 1
+            checks.append(f"(SELECT count(*) FROM {counted}) = ${count}::bigint")
+    if checks:
+        columns.append(f"1 / (CASE WHEN {' AND '.join(checks)} THEN 1 ELSE 0 END)")
+    if "states" in names:
+        columns.append(
+            f"(SELECT pg_notify('{CHANNEL}', 'w ' || string_agg(key::text, ' ')) FROM s "
+            "WHERE awaited HAVING count(*) > 0)"
+        )
+    return f"WITH {', '.join(parts)} SELECT {', '.join(columns) or '1'}"
+
+
+def _parts(rows: Rows, node: int) -> tuple[tuple[str, ...], list[Any], list[int]]:
+    """The parts that a batch needs, their parameters, and how many rows must have been there."""
+    known = [(key, state) for key, state in rows.states.items() if state.based_on]
+    new = [(key, state) for key, state in rows.states.items() if not state.based_on]
+    records = [(key, r) for key, r in rows.records.items() if rows.states[key].based_on]
+    puts = [(*_item(row_id), body) for row_id, body in rows.items.items() if body is not None]
+    drops = [_item(row_id) for row_id, body in rows.items.items() if body is None]
+    put_tasks, drop_tasks = _settle(rows.tasks, rows.drop_tasks)
+    parts: list[Part] = []
+
+    def add(name: str, table: Sequence[Sequence[Any]], *more: Any) -> None:
+        if table:
+            parts.append((name, [*_columns(table), *more]))
+
+    add("states", [_known_state(key, state, rows, node) for key, state in known])
+    add("new_states", [_new_state(key, state, node) for key, state in new])
+    add("records", [_changeable(record) for _, record in records])
+    add("history", rows.history)
+    add("drop_items", drops)
+    add("put_items", puts)
+    add("drop_tasks", [(task_id,) for task_id in drop_tasks])
+    add("put_tasks", [_task_row(task) for task in put_tasks])
+    put_messages, drop_messages = _settle(rows.messages, rows.drop_messages)
+    add("drop_messages", [(message_id,) for message_id in drop_messages])
+    add("put_messages", [(m.id, m.key, m.body) for m in put_messages], MESSAGE_LEASE_NS)
+    names = tuple(name for name, _ in parts)
+    parameters = [parameter for _, own in parts for parameter in own]
+    counts = [len(table) for table in (known, records, drop_tasks) if table]
+    return names, parameters, counts
+
+
+def _settle(puts: list[Any], drops: list[int]) -> tuple[list[Any], list[int]]:
+    """Rows that come and go within a batch are never written."""
+    if len(set(drops)) < len(drops):
+        raise Conflict
+    if not puts or not drops:
+        return puts, drops
+    both = {row.id for row in puts}.intersection(drops)
+    if not both:
+        return puts, drops
+    kept: list[TaskRow | MessageRow] = [row for row in puts if row.id not in both]
+    return kept, [row_id for row_id in drops if row_id not in both]
+
+
+def _columns(table: Any) -> list[list[Any]]:
+    return [list(column) for column in zip(*table, strict=True)]
+
+
+def _item(row_id: int) -> tuple[int, int]:
+    return row_id >> ITEM_BITS, row_id & MAX_ITEM_ID
+
+
+def _known_state(key: int, state: FoldedState, rows: Rows, node: int) -> tuple[Any, ...]:
+    write = state.write
+    record = rows.records.get(key)
+    closes = record is not None and record.close_ns > 0
+    wake_at_ns = write.wake_at_ns if state.wake_changed else None
+    held_by = node if write.in_flight else 0
+    return key, state.based_on, write.version, wake_at_ns, held_by, closes, write.state
+
+
+def _new_state(key: int, state: FoldedState, node: int) -> tuple[Any, ...]:
+    write = state.write
+    return key, write.version, write.wake_at_ns, node if write.in_flight else 0, write.state
+
+
+def _task_row(t: TaskRow) -> tuple[Any, ...]:
+    return (
+        t.id, t.namespace, t.queue, t.kind, t.key, t.scheduled_event_id, t.stamp, t.created_ns,
+        t.rank, t.fairness_key,
+    )  # fmt: skip
+
+
+def _changeable(r: Record) -> tuple[Any, ...]:
+    return (
+        r.key, r.task_queue, r.execution_ns, r.history_length, r.history_size_bytes,
+        r.transition_count, attributes_json(r), r.info, r.memo, r.attributes, r.status, r.close_ns,
+    )  # fmt: skip
+
+
+def _record_row(r: Record) -> tuple[Any, ...]:
+    return (
+        r.key, r.namespace, r.workflow_id, r.run_id, r.workflow_type, r.task_queue, r.status,
+        r.start_ns, r.execution_ns, r.close_ns, r.history_length, r.history_size_bytes,
+        r.transition_count, r.parent_workflow_id, r.parent_run_id, r.root_workflow_id,
+        r.root_run_id, r.first_run_id, attributes_json(r), r.info, r.memo, r.attributes,
+    )  # fmt: skip

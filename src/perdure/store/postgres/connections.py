@@ -1,0 +1,92 @@
+"""Connections to the database: one to write, a few to read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+
+CONNECT_TIMEOUT_S: Final = 10.0
+STATEMENT_TIMEOUT_S: Final = 30.0
+READERS_MAX: Final = 4
+
+_STATEMENTS_KEPT: Final = 400
+
+
+def display_name(dsn: str) -> str:
+    """A connection string as messages show it: without password and options."""
+    parts = urlsplit(dsn)
+    host = parts.netloc.rpartition("@")[2]
+    user = parts.netloc.rpartition("@")[0].partition(":")[0]
+    options = dict(parse_qsl(parts.query))
+    where = host or options.get("host", "")
+    return (
+        f"postgresql://{user}@{where}{parts.path}" if user else f"postgresql://{where}{parts.path}"
+    )
+
+
+class Pool:
+    """Connections of one kind, opened when they are first needed, and again when they broke.
+
+    Args:
+        dsn: as asyncpg takes it, and `statement_cache_size` as an option.
+        size: how many at most.
+    """
+
+    def __init__(self, dsn: str, size: int) -> None:
+        self._dsn, self._cache_size = _without_cache_size(dsn)
+        self._size = size
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        """Open the first connection. Raises what the driver raises."""
+        self._pool = await asyncpg.create_pool(
+            self._dsn,
+            min_size=1,
+            max_size=self._size,
+            reset=_keep,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=STATEMENT_TIMEOUT_S,
+            statement_cache_size=self._cache_size,
+            max_cached_statement_lifetime=0,
+            max_inactive_connection_lifetime=0,
+        )
+
+    async def close(self) -> None:
+        """Close all; wait a moment for those in use."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), CONNECT_TIMEOUT_S)
+            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                pool.terminate()
+
+    def connection(self) -> Any:
+        """A connection to use, as an async context manager."""
+        if self._pool is None:
+            raise asyncpg.InterfaceError("the store is closed")
+        return self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
+
+    async def fetch(self, statement: str, *parameters: object) -> list[Any]:
+        """Rows of one statement."""
+        async with self.connection() as connection:
+            rows: list[Any] = await connection.fetch(statement, *parameters)
+            return rows
+
+
+async def _keep(connection: Any) -> None:
+    """Nothing is set on connections that would have to be undone."""
+
+
+def _without_cache_size(dsn: str) -> tuple[str, int]:
+    parts = urlsplit(dsn)
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    size = next((value for name, value in options if name == "statement_cache_size"), None)
+    if size is None:
+        return dsn, _STATEMENTS_KEPT
+    if not size.isdigit():
+        raise ValueError(f"statement_cache_size: a number, got {size!r}")
+    kept = [(name, value) for name, value in options if name != "statement_cache_size"]
+    return urlunsplit(parts._replace(query=urlencode(kept, safe="/,:"))), int(size)

@@ -1,0 +1,68 @@
+"""What PostgreSQL's and the connection's errors mean to the caller: what to do about them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from perdure.store.contract import StoreError, StoreUnavailable
+
+UNREACHABLE = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+
+# By SQLSTATE, or its class: what the user can do.
+_REMEDIES = {
+    "28P01": "the password is wrong: check the connection string",
+    "28000": "the server does not let this user in: check the user and pg_hba.conf",
+    "3D000": "there is no such database: create it (createdb) or name another",
+    "42501": "the user may not do that: it needs CREATE on the database, or its tables",
+    "53300": "the server has no connection left: raise max_connections, or put PgBouncer before it",
+    "53100": "the database server's disk is full",
+    "53200": "the database server is out of memory",
+    "25006": "this server is a replica, which only reads: name all hosts and add "
+    "?target_session_attrs=read-write",
+    "57P01": "the database server is being shut down",
+    "57P02": "the database server crashed and restarts",
+    "57P03": "the database server is starting or shutting down",
+    "57014": "the statement took too long and was cancelled",
+    "25P03": "the transaction was idle for too long, and the server ended it",
+    "26000": "a prepared statement is not there: behind PgBouncer in transaction mode, use "
+    "PgBouncer 1.21 or newer with max_prepared_statements, or add ?statement_cache_size=0",
+    "42P05": "a prepared statement is there twice: behind PgBouncer in transaction mode, use "
+    "PgBouncer 1.21 or newer with max_prepared_statements, or add ?statement_cache_size=0",
+}
+_PERMANENT = ("28", "3D", "42", "22", "0A")
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Raise StoreUnavailable, or StoreError, for what the driver raises; `name` is the database."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        raise _explain(error, name) from error
+    except asyncpg.InterfaceError as error:
+        if isinstance(error, ValueError):  # a parameter that no type fits: not the connection
+            raise StoreError(f"{name}: {error}") from error
+        raise StoreUnavailable(f"{name} cannot be reached: {error}") from error
+    except UNREACHABLE as error:
+        text = str(error) or type(error).__name__
+        raise StoreUnavailable(f"{name} cannot be reached: {text}") from error
+
+
+def _explain(error: asyncpg.PostgresError, name: str) -> StoreError:
+    code = error.sqlstate or ""
+    remedy = _REMEDIES.get(code)
+    text = f"{name}: {remedy} ({error})" if remedy else f"{name}: {error}"
+    if code.startswith(_PERMANENT) and code not in ("26000",):
+        return StoreError(text)
+    return StoreUnavailable(text)

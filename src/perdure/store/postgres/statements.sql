@@ -1,0 +1,144 @@
+-- Every fixed statement of the PostgreSQL store but the commit's, by name. List and count are
+-- rendered in render.py, the commit is put together in batch.py.
+
+-- name: insert_records
+INSERT INTO perdure.runs
+SELECT
+    key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ns, execution_ns,
+    close_ns, history_length, history_size_bytes, transition_count, parent_workflow_id,
+    parent_run_id, root_workflow_id, root_run_id, first_run_id, search_attributes::jsonb, info,
+    memo, attributes
+FROM unnest(
+    $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
+    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[],
+    $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::bytea[],
+    $21::bytea[], $22::bytea[]
+) AS u (
+    key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ns, execution_ns,
+    close_ns, history_length, history_size_bytes, transition_count, parent_workflow_id,
+    parent_run_id, root_workflow_id, root_run_id, first_run_id, search_attributes, info, memo,
+    attributes
+)
+WHERE u.close_ns > 0 OR NOT EXISTS (
+    SELECT FROM perdure.runs AS r
+    WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id AND r.close_ns = 0
+)
+RETURNING key;
+
+-- name: lock_states
+SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]) ORDER BY key
+FOR NO KEY UPDATE;
+
+-- name: open_runs
+SELECT r.namespace, r.workflow_id, r.key FROM perdure.runs AS r
+JOIN unnest($1::text[], $2::text[]) AS u (namespace, workflow_id)
+    ON r.namespace = u.namespace AND r.workflow_id = u.workflow_id
+WHERE r.close_ns = 0;
+
+-- name: taken_run_ids
+SELECT r.namespace, r.run_id FROM perdure.runs AS r
+JOIN unnest($1::text[], $2::text[]) AS u (namespace, run_id)
+    ON r.namespace = u.namespace AND r.run_id = u.run_id;
+
+-- name: present_tasks
+SELECT id FROM perdure.tasks WHERE id = ANY($1::bigint[]);
+
+-- name: next_ids
+SELECT nextval('perdure.ids');
+
+-- name: find_run
+SELECT key FROM perdure.runs WHERE namespace = $1 AND run_id = $2 AND workflow_id = $3;
+
+-- name: find_current
+-- The open one, else the one that started last.
+SELECT key FROM (
+    (
+        SELECT key, 0 AS place FROM perdure.runs
+        WHERE namespace = $1 AND workflow_id = $2 AND close_ns = 0
+    )
+    UNION ALL
+    (
+        SELECT key, 1 AS place FROM perdure.runs WHERE namespace = $1 AND workflow_id = $2
+        ORDER BY start_ns DESC, key DESC LIMIT 1
+    )
+) AS found ORDER BY place LIMIT 1;
+
+-- name: load
+-- One snapshot of everything, in one answer.
+SELECT s.version, s.wake_at_ns, s.state, r.*, (
+    SELECT array_agg((i.id, i.body) ORDER BY i.id) FROM perdure.items AS i WHERE i.key = s.key
+) AS items
+FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key WHERE s.key = $1;
+
+-- name: history
+SELECT first_event_id, last_event_id, events FROM perdure.history
+WHERE key = $1
+    AND first_event_id >= coalesce((
+        SELECT max(first_event_id) FROM perdure.history WHERE key = $1 AND first_event_id <= $2
+    ), $2)
+    AND first_event_id <= $3 AND last_event_id >= $2
+ORDER BY first_event_id LIMIT $4;
+
+-- name: history_reversed
+SELECT first_event_id, last_event_id, events FROM perdure.history
+WHERE key = $1
+    AND first_event_id >= coalesce((
+        SELECT max(first_event_id) FROM perdure.history WHERE key = $1 AND first_event_id <= $2
+    ), $2)
+    AND first_event_id <= $3 AND last_event_id >= $2
+ORDER BY first_event_id DESC LIMIT $4;
+
+-- name: changes
+SELECT position, key, first_event_id, last_event_id, events FROM perdure.history
+WHERE position > $1
+    AND position < (pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20)
+ORDER BY position LIMIT $2;
+
+-- name: due
+SELECT key, wake_at_ns FROM perdure.states WHERE wake_at_ns > 0 AND wake_at_ns <= $1
+ORDER BY wake_at_ns LIMIT $2;
+
+-- name: next_alarm
+SELECT wake_at_ns FROM perdure.states WHERE wake_at_ns > 0 ORDER BY wake_at_ns LIMIT 1;
+
+-- name: tasks
+SELECT id, namespace, queue, kind, key, scheduled_event_id, stamp, created_ns, rank, fairness_key
+FROM perdure.tasks
+WHERE namespace = $1 AND queue = $2 AND kind = $3 AND (rank, id) > ($4, $5)
+ORDER BY rank, id LIMIT $6;
+
+-- name: backlogs
+SELECT namespace, queue, kind, (rank >> 48)::integer, fairness_key,
+    count(*), min(rank), max(rank), min(created_ns)
+FROM perdure.tasks GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5;
+
+-- name: backlogs_of_queue
+SELECT namespace, queue, kind, (rank >> 48)::integer, fairness_key,
+    count(*), min(rank), max(rank), min(created_ns)
+FROM perdure.tasks WHERE namespace = $1 AND queue = $2 AND kind = $3
+GROUP BY 1, 2, 3, 4, 5 ORDER BY 4, 5;
+
+-- name: messages
+SELECT id, key, body FROM perdure.messages WHERE id > $1 ORDER BY id LIMIT $2;
+
+-- name: delete
+WITH s AS (
+    SELECT key FROM perdure.states WHERE key = $1 FOR UPDATE
+),
+ds AS (DELETE FROM perdure.states WHERE key IN (SELECT key FROM s)),
+di AS (DELETE FROM perdure.items WHERE key IN (SELECT key FROM s)),
+dh AS (DELETE FROM perdure.history WHERE key IN (SELECT key FROM s)),
+dm AS (DELETE FROM perdure.messages WHERE key IN (SELECT key FROM s))
+DELETE FROM perdure.runs WHERE key IN (SELECT key FROM s) RETURNING key;
+
+-- name: put_namespace
+INSERT INTO perdure.namespaces (name, id, body) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body;
+
+-- name: namespaces
+SELECT name, id, body FROM perdure.namespaces ORDER BY name;
+
+-- name: in_flight
+SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
+WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (SELECT id FROM perdure.nodes)
+ORDER BY s.key;

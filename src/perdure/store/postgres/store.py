@@ -1,0 +1,228 @@
+"""The store on one PostgreSQL database, which any number of nodes may use at once.
+
+Every commit is on disk (the server's ``synchronous_commit``) before anybody hears of it. A node
+keeps one connection to write and a few to read; a broken one is replaced when it is next needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from perdure.store.contract import (
+    Backlog,
+    HistoryBatch,
+    Loaded,
+    MessageRow,
+    NamespaceRow,
+    Place,
+    Record,
+    StoreError,
+    TaskRow,
+    Unit,
+)
+from perdure.store.postgres import reads, render, schema
+from perdure.store.postgres.batch import write_batch
+from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
+from perdure.store.postgres.errors import explained
+from perdure.store.postgres.statements import STATEMENTS as SQL
+from perdure.store.query import Query
+
+ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
+CHANGES_PAGE: Final = 500
+
+
+class PostgresStore:
+    """The contract of `perdure.store.contract.Store` on PostgreSQL 14 or newer.
+
+    Args:
+        dsn: ``postgresql://user:password@host:5432/database``. Several hosts, separated by commas,
+            with ``?target_session_attrs=read-write`` find the primary after a fail-over.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self.name = display_name(dsn)
+        self._writer = Pool(dsn, 1)
+        self._readers = Pool(dsn, READERS_MAX)
+        self._turn = asyncio.Lock()
+        self._next_id = 0
+        self._last_id = 0
+        self._node = 0
+
+    # ---- life ----
+
+    async def open(self) -> None:
+        """Connect and migrate; see Store.open.
+
+        Raises:
+            StoreTooNew: the database was written by a later perdure.
+            StoreUnavailable: the database cannot be reached or written.
+            StoreError: it refuses the user, or cannot be used.
+        """
+        try:
+            with explained(self.name):
+                await self._writer.open()
+                await self._readers.open()
+                async with self._writer.connection() as connection:
+                    await self._check(connection)
+                    await schema.migrate(connection, self.name)
+            self._node = await self.allocate(1)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _check(self, connection: Any) -> None:
+        server = connection.get_server_version()
+        if server.major < 14:
+            raise StoreError(f"{self.name} is PostgreSQL {server.major}; perdure needs 14 or newer")
+        encoding = await connection.fetchval("SHOW server_encoding")
+        if encoding != "UTF8":
+            raise StoreError(
+                f"{self.name} is encoded in {encoding}; perdure needs UTF8: "
+                "createdb --encoding UTF8 --template template0"
+            )
+
+    async def close(self) -> None:
+        """Finish what is under way, and disconnect."""
+        async with self._turn:
+            await self._writer.close()
+            await self._readers.close()
+
+    # ---- writing ----
+
+    async def commit(self, units: Sequence[Unit]) -> list[int]:
+        """Write all units but those in conflict, in one transaction; see Store.commit."""
+        left_out: list[int] = await self._write(write_batch, units, self._node)
+        return left_out
+
+    async def allocate(self, count: int) -> int:
+        """The first of `count` fresh ids."""
+        assert 0 < count <= ID_BLOCK, count
+        if self._next_id + count > self._last_id:
+            block = (await self._read(SQL["next_ids"]))[0][0]
+            if self._next_id + count > self._last_id:  # nobody else was faster
+                self._next_id, self._last_id = block, block + ID_BLOCK
+        first = self._next_id
+        self._next_id += count
+        return first
+
+    async def delete(self, key: int) -> bool:
+        """Remove a run and everything of it but waiting tasks, which are stale by then."""
+        return bool(await self._write(_fetch, SQL["delete"], key))
+
+    async def put_namespace(self, row: NamespaceRow) -> None:
+        """Insert or replace a namespace."""
+        await self._write(_fetch, SQL["put_namespace"], row.name, row.id, row.body)
+
+    async def _write(self, work: Any, *arguments: Any) -> Any:
+        """Do something on the writing connection, to its end even when the caller is cancelled."""
+        task = asyncio.ensure_future(self._write_now(work, *arguments))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
+            raise
+
+    async def _write_now(self, work: Any, *arguments: Any) -> Any:
+        with explained(self.name):
+            async with self._turn, self._writer.connection() as connection:
+                return await work(connection, *arguments)
+
+    # ---- reading ----
+
+    async def _read(self, statement: str, *parameters: object) -> list[Any]:
+        with explained(self.name):
+            return await self._readers.fetch(statement, *parameters)
+
+    async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
+        """The key of a run; without `run_id` the open one, else the one that started last."""
+        if run_id:
+            rows = await self._read(SQL["find_run"], namespace, run_id, workflow_id)
+        else:
+            rows = await self._read(SQL["find_current"], namespace, workflow_id)
+        return rows[0][0] if rows else None
+
+    async def load(self, key: int) -> Loaded | None:
+        """All of one run but its history."""
+        rows = await self._read(SQL["load"], key)
+        return reads.to_loaded(rows[0]) if rows else None
+
+    async def history(
+        self,
+        key: int,
+        first_event_id: int,
+        last_event_id: int,
+        *,
+        limit: int,
+        reverse: bool = False,
+    ) -> list[HistoryBatch]:
+        """Batches of events that overlap a range; see Store.history."""
+        statement = SQL["history_reversed" if reverse else "history"]
+        rows = await self._read(statement, key, first_event_id, last_event_id, limit)
+        return [HistoryBatch(*row) for row in rows]
+
+    async def list_runs(self, query: Query) -> list[Record]:
+        """A page of runs; see Query."""
+        statement, parameters = render.select(query)
+        return [reads.to_record(row) for row in await self._read(statement, *parameters)]
+
+    async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
+        """The number of runs, per group."""
+        statement, parameters = render.count(query)
+        rows = await self._read(statement, *parameters)
+        return [(render.group(query, row), row[-1]) for row in rows]
+
+    async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
+        """(key, wake_at_ns) of alarms that have rung, earliest first."""
+        return [(row[0], row[1]) for row in await self._read(SQL["due"], until_ns, limit)]
+
+    async def next_alarm(self) -> int | None:
+        """The earliest alarm of all runs."""
+        rows = await self._read(SQL["next_alarm"])
+        return rows[0][0] if rows else None
+
+    async def in_flight(self) -> list[int]:
+        """Keys of open runs whose tasks are held by workers of a node that is gone."""
+        return [row[0] for row in await self._read(SQL["in_flight"])]
+
+    async def tasks(
+        self, namespace: str, queue: str, kind: int, after: Place, limit: int
+    ) -> list[TaskRow]:
+        """Waiting tasks of one queue behind a place, in order of place."""
+        rows = await self._read(SQL["tasks"], namespace, queue, kind, *after, limit)
+        return [TaskRow(*row) for row in rows]
+
+    async def backlogs(self, namespace: str = "", queue: str = "", kind: int = 0) -> list[Backlog]:
+        """What waits, counted."""
+        if queue:
+            rows = await self._read(SQL["backlogs_of_queue"], namespace, queue, kind)
+        else:
+            rows = await self._read(SQL["backlogs"])
+        return [Backlog(*row) for row in rows]
+
+    async def messages(self, after_id: int, limit: int) -> list[MessageRow]:
+        """Undelivered outbox messages, oldest first."""
+        return [MessageRow(*row) for row in await self._read(SQL["messages"], after_id, limit)]
+
+    async def namespaces(self) -> list[NamespaceRow]:
+        """All namespaces, by name."""
+        return [NamespaceRow(*row) for row in await self._read(SQL["namespaces"])]
+
+    async def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
+        """(position, key, batch) in commit order, at most `limit` of them."""
+        while limit > 0:
+            page = await self._read(SQL["changes"], after, min(limit, CHANGES_PAGE))
+            for row in page:
+                yield row[0], row[1], HistoryBatch(*row[2:])
+            if not page:
+                return
+            after = page[-1][0]
+            limit -= len(page)
+
+
+async def _fetch(connection: Any, statement: str, *parameters: object) -> list[Any]:
+    rows: list[Any] = await connection.fetch(statement, *parameters)
+    return rows
