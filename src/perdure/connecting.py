@@ -1,23 +1,15 @@
-"""From a target to a client: the one place of the library that puts the parts together.
+"""From a target to a client: the place of the library that puts the parts together.
 
-======================  ==========================================================================
-``memory://``           a node in this process that forgets everything when it is closed
-``sqlite:///path``      a node in this process on a file; four slashes for an absolute path
-``host:port``           a server, perdure's or Temporal's; also ``grpc://`` and, with TLS,
-                        ``grpcs://``
-======================  ==========================================================================
+The forms of a target are told in ``perdure.targets``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 
 from perdure.sdk.calls import DEFAULT_RETRY_FOR
 from perdure.sdk.client import Client, WorkflowClass
@@ -26,79 +18,12 @@ from perdure.sdk.interceptors import Interceptor
 from perdure.sdk.options import WorkflowIDConflictPolicy
 from perdure.sdk.remote import RemoteService, TLSConfig
 from perdure.sdk.starting import StartFields
+from perdure.targets import Target, parse_target, store_of
 
-if TYPE_CHECKING:
-    from perdure.store.contract import Store
-
-__all__ = ["Target", "connect", "execute", "parse_target"]
+__all__ = ["connect", "execute"]
 
 Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
-
-DEFAULT_PORT: Final = 7233
-
-_FORMS: Final = (
-    "memory://, sqlite:///path/to/file.db, grpc://host:7233, grpcs://host:7233, host:7233"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A target, taken apart.
-
-    Attributes:
-        kind: what serves.
-        address: ``host:port`` of a server; the file's path; "" for memory.
-        tls: is it a server behind TLS?
-    """
-
-    kind: Literal["memory", "sqlite", "grpc"]
-    address: str
-    tls: bool = False
-
-
-def parse_target(target: str) -> Target:
-    """Take a target apart.
-
-    Raises:
-        ValueError, TypeError: it is none; the message shows the forms there are.
-    """
-    if not isinstance(target, str):
-        raise TypeError(f"target: a string, got {target!r}")
-    scheme, separator, rest = target.partition("://")
-    if not separator:
-        return Target("grpc", _host_and_port(target, target))
-    if scheme == "memory" and not rest:
-        return Target("memory", "")
-    if scheme == "sqlite":
-        return Target("sqlite", _path(rest, target))
-    if scheme in ("grpc", "grpcs"):
-        return Target("grpc", _host_and_port(rest.rstrip("/"), target), tls=scheme == "grpcs")
-    raise ValueError(f"target: {target!r} is none of {_FORMS}")
-
-
-def _path(rest: str, target: str) -> str:
-    if not rest.startswith("/") or not rest.strip("/"):
-        raise ValueError(
-            f"target: {target!r} names no file; write sqlite:///orders.db for one in the current "
-            "directory, sqlite:////var/lib/orders.db for an absolute path"
-        )
-    if rest == "/:memory:":
-        raise ValueError(f"target: {target!r}; a node without a file is memory://")
-    return rest[1:]
-
-
-def _host_and_port(text: str, target: str) -> str:
-    if re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[\w.-]+)(:\d{1,5})?", text) is None:
-        raise ValueError(f"target: {target!r} is none of {_FORMS}")
-    port = text.rpartition(":")[2] if re.search(r":\d+$", text) else None
-    if port is None:
-        if "://" not in target:  # a bare word is more likely a path or a mistake than a host
-            raise ValueError(f"target: {target!r} has no port, and is none of {_FORMS}")
-        return f"{text}:{DEFAULT_PORT}"
-    if not 0 < int(port) < 65536:
-        raise ValueError(f"target: {target!r} has the port {port}, which cannot be")
-    return text
 
 
 def connect(
@@ -116,11 +41,12 @@ def connect(
 ) -> AbstractAsyncContextManager[Client]:
     """A client for a target, as an async context manager.
 
-    For an embedded target it opens a node in this process, and closes it at the end; only one
-    process at a time can have a file open.
+    For an embedded target it opens a node in this process, and closes it at the end. Only one
+    process at a time can have a file open; a PostgreSQL database serves any number of nodes.
 
     Args:
-        target: ``memory://``, ``sqlite:///path``, ``host:port``, ``grpc://host:port``.
+        target: ``memory://``, ``sqlite:///path``, ``postgresql://user@host/database``,
+            ``host:port``, ``grpc://host:port``.
         namespace: where the workflows are.
         task_queue: where starts and workers go that name none; default: "default".
         converter, interceptors, identity, retry_for: as of `Client`.
@@ -128,7 +54,9 @@ def connect(
 
     Raises:
         ValueError: the target is none, or an argument does not fit it.
-        ImportError: a server, and the extra ``perdure[grpc]`` is not installed.
+        ImportError: a server without the extra ``perdure[grpc]``, or PostgreSQL without
+            ``perdure[postgres]``.
+        perdure.store.contract.StoreUnavailable: the database cannot be reached.
         perdure.store.contract.StoreHeld: another process has the file open; says which.
         perdure.store.contract.StoreTooNew: the file was written by a newer perdure.
 
@@ -172,17 +100,11 @@ async def _remote(
 async def _embedded(target: Target, client: Callable[[Any], Client]) -> AsyncIterator[Client]:
     from perdure.service.node import Node
 
-    node = await Node.open(_store(target))
+    node = await Node.open(store_of(target))
     try:
         yield client(node.service)
     finally:
         await node.close()
-
-
-def _store(target: Target) -> Store:
-    from perdure.store.sqlite import SqliteStore
-
-    return SqliteStore(":memory:" if target.kind == "memory" else Path(target.address))
 
 
 # --- scripts --------------------------------------------------------------------------------------

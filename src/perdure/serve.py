@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from perdure.server.config import Config
 from perdure.service.node import Node
-from perdure.store.sqlite import SqliteStore
+from perdure.targets import Target, parse_target, store_of
 
 if TYPE_CHECKING:
     from perdure.server.door import Door
@@ -34,14 +34,14 @@ class Plan:
     """What to serve, and where.
 
     Attributes:
-        file: the SQLite file; None for a node that forgets everything.
+        db: the database: a target of ``perdure.targets`` that is no server.
         bind, port: where to listen; port 0 takes any.
         namespaces: registered if they are not there yet.
         transport: a name of ``perdure.server.transports``; "" for the default.
         config: settings and limits.
     """
 
-    file: Path | None
+    db: str
     bind: str = "127.0.0.1"
     port: int = 7233
     namespaces: Sequence[str] = ()
@@ -60,7 +60,7 @@ class Server:
 
     def __init__(self, plan: Plan, node: Node, door: Door, transport: Transport, health: Any):
         self.node = node
-        self.data = str(plan.file.resolve()) if plan.file else "memory"
+        self.data = node.store.name
         self._plan = plan
         self._door = door
         self._transport = transport
@@ -84,6 +84,12 @@ class Server:
         await self._transport.stop(_FLUSH_S)
 
 
+def _check_directory(target: Target) -> None:
+    directory = Path(target.address).resolve().parent
+    if target.kind == "sqlite" and not directory.is_dir():
+        raise FileNotFoundError(2, "no such directory", str(directory))
+
+
 def address_of(host: str, port: int) -> str:
     """``host:port``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
@@ -94,21 +100,22 @@ async def serving(plan: Plan) -> AsyncIterator[Server]:
     """A server that runs as long as the block does, and drains at its end.
 
     Raises:
-        ImportError: the extra ``perdure[server]`` is not installed.
+        ValueError: the target of the plan is none.
+        ImportError: the extra ``perdure[server]`` is not installed, or ``perdure[postgres]``.
+        perdure.store.contract.StoreUnavailable: the database cannot be reached.
         OSError: the address cannot be taken.
         perdure.store.contract.StoreHeld: another process has the file open; says which.
         perdure.store.contract.StoreTooNew: the file was written by a newer perdure.
 
     Example:
-        >>> async with serving(Plan(file=Path("perdure.db"), port=0)) as server:
+        >>> async with serving(Plan(db="sqlite:///perdure.db", port=0)) as server:
         ...     print(server.address)
     """
     door, extras, transports = _doors()
-    if plan.file is not None and not plan.file.resolve().parent.is_dir():
-        raise FileNotFoundError(2, "no such directory", str(plan.file.resolve().parent))
+    target = parse_target(plan.db)
+    _check_directory(target)
     config = plan.config
-    store = SqliteStore(plan.file or ":memory:")
-    node = await Node.open(store, settings=config.settings)
+    node = await Node.open(store_of(target), settings=config.settings)
     try:
         await _register(node, plan.namespaces)
         entrance = door.Door(node.service, node.clock.now_ns)

@@ -46,7 +46,7 @@ class Place:
     @property
     def file(self) -> Path | None:
         """The database file; None for a server."""
-        from perdure.connecting import parse_target
+        from perdure.targets import parse_target
 
         try:
             parsed = parse_target(self.target)

@@ -26,7 +26,11 @@ def add_to(app: typer.Typer) -> None:
 def server(
     db: Annotated[
         str,
-        typer.Option("--db", envvar="PERDURE_DB", help="sqlite:///path, a path, or memory://."),
+        typer.Option(
+            "--db",
+            envvar="PERDURE_DB",
+            help="sqlite:///path, a path, postgresql://…, or memory://.",
+        ),
     ] = "sqlite:///perdure.db",
     bind: Annotated[str, typer.Option("--bind", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes any that is free.")] = 7233,
@@ -53,7 +57,7 @@ def server(
     from perdure.serve import Plan
 
     plan = Plan(
-        file=file_of(db),
+        db=target_of(db),
         bind=bind,
         port=port,
         namespaces=namespace or [],
@@ -87,18 +91,19 @@ async def _serve(plan: "Plan") -> None:
         print("stopping: polls are released, running calls may finish", file=sys.stderr)
 
 
-def file_of(db: str) -> Path | None:
-    """The file that ``--db`` names; None for memory.
+def target_of(db: str) -> str:
+    """The database that ``--db`` names, as a target.
 
     Raises:
-        Misused: it names neither.
+        Misused: it names none.
     """
-    from perdure.connecting import parse_target
+    from perdure.targets import parse_target
 
+    target = db if "://" in db else f"{_URL}{db}"
     try:
-        parsed = parse_target(db if "://" in db else f"{_URL}{db}")
+        parsed = parse_target(target)
     except ValueError as error:
         raise Misused(f"--db: {error}") from None
     if parsed.kind == "grpc":
-        raise Misused(f"--db: {db} is a server; name a file: {_URL}perdure.db")
-    return Path(parsed.address) if parsed.kind == "sqlite" else None
+        raise Misused(f"--db: {db} is a server; name a database: {_URL}perdure.db")
+    return target

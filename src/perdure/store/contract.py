@@ -178,7 +178,14 @@ class StoreTooNew(StoreError):
 
 
 class Store(Protocol):
-    """The seam. Every store passes the suite in ``tests/unit/store/contract``."""
+    """The seam. Every store passes the suite in ``tests/unit/store/store_contract.py``.
+
+    Attributes:
+        name: what messages call the database; never with a password.
+    """
+
+    @property
+    def name(self) -> str: ...
 
     async def open(self) -> None:
         """Connect, take hold of the database, and migrate its schema forward."""

@@ -7,11 +7,15 @@ import pytest
 from harness import Harness
 
 from perdure.store.contract import Store
+from perdure.store.postgres import PostgresStore
 from perdure.store.sqlite import SqliteStore
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "postgres"])
 def make_store(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Store]:
+    if request.param == "postgres":
+        dsn: str = request.getfixturevalue("postgres_dsn")
+        return lambda: PostgresStore(dsn)
     path = ":memory:" if request.param == "memory" else tmp_path / "test.db"
     return lambda: SqliteStore(path)
 

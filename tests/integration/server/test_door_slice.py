@@ -51,7 +51,7 @@ class Greeter:
 
 @pytest.fixture(params=NAMES)
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    plan = Plan(file=tmp_path / "perdure.db", port=0, transport=request.param)
+    plan = Plan(db=f"sqlite:///{tmp_path}/perdure.db", port=0, transport=request.param)
     async with serving(plan) as running:
         yield running
 

@@ -44,7 +44,7 @@ RUNNING, SHUTDOWN = 1, 3
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[Server]:
     settings = Settings(workers_max=5)
-    plan = Plan(file=None, port=0, config=Config(settings=settings, grace_s=3))
+    plan = Plan(db="memory://", port=0, config=Config(settings=settings, grace_s=3))
     async with serving(plan) as running:
         yield running
 

@@ -90,7 +90,7 @@ class Chooser:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     settings = Settings(long_poll_ns=50_000_000, history_poll_ns=50_000_000)
-    async with serving(Plan(file=None, port=0, config=Config(settings=settings))) as running:
+    async with serving(Plan(db="memory://", port=0, config=Config(settings=settings))) as running:
         yield running
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure.connecting import Target, parse_target
 from perdure.sdk.client import Client
+from perdure.targets import Target, parse_target
 
 
 @pytest.mark.parametrize(

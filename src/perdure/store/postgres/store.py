@@ -42,7 +42,7 @@ class PostgresStore:
     """
 
     def __init__(self, dsn: str) -> None:
-        self.name = display_name(dsn)
+        self._name = display_name(dsn)
         self._writer = Pool(dsn, 1)
         self._readers = Pool(dsn, READERS_MAX)
         self._turn = asyncio.Lock()
@@ -51,6 +51,11 @@ class PostgresStore:
         self._node = 0
 
     # ---- life ----
+
+    @property
+    def name(self) -> str:
+        """What messages call the database: without the password."""
+        return self._name
 
     async def open(self) -> None:
         """Connect and migrate; see Store.open.

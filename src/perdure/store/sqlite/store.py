@@ -89,6 +89,11 @@ class SqliteStore:
 
     # ---- life ----
 
+    @property
+    def name(self) -> str:
+        """What messages call the database."""
+        return "memory" if self._in_memory else str(Path(self.path).resolve())
+
     async def open(self) -> None:
         """Connect, hold and migrate; see Store.open.
 
