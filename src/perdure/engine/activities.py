@@ -172,9 +172,18 @@ def offer_again(tx: Transition, activity: Activity) -> None:
 
 
 def start(
-    tx: Transition, scheduled_event_id: int, *, identity: str, request_id: str, in_process: bool
+    tx: Transition,
+    scheduled_event_id: int,
+    *,
+    identity: str,
+    request_id: str,
+    in_process: bool,
+    holder: int = 0,
 ) -> Activity:
-    """A worker takes the present attempt. Raises NotFound when it is not there to take."""
+    """A worker takes the present attempt. Raises NotFound when it is not there to take.
+
+    `in_process`: the worker dies with the process of node `holder`.
+    """
     activity = find(tx.run, scheduled_event_id)
     if activity.started_ns or activity.due_ns > tx.now_ns or activity.paused_ns:
         raise NotFound("Activity task not found.")
@@ -182,6 +191,7 @@ def start(
     activity.started_identity = identity
     activity.request_id = request_id
     _hold(tx, activity, in_process)
+    activity.holder = holder
     tx.put(activity)
     if activity.start_to_close_ns:
         tx.wake_at(tx.now_ns + activity.start_to_close_ns)

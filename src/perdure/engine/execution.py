@@ -103,11 +103,20 @@ class Execution:
 
     @property
     def in_flight(self) -> bool:
-        """Whether a worker in this node's process holds a task of the run."""
+        """Whether a worker that dies with a node's process holds a task of the run."""
         task = self.state.workflow_task
         if task is not None and task.in_process and task.started_ns:
             return True
         return self.state.in_process_activities > 0
+
+    def is_in_flight_at(self, node: int) -> bool:
+        """The same for workers of one node."""
+        task = self.state.workflow_task
+        if task is not None and task.in_process and task.started_ns and task.holder == node:
+            return True
+        return any(
+            activity.in_process and activity.holder == node for activity in self.activities.values()
+        )
 
     def index(self, item: AnyItem) -> None:
         """Take an item in."""

@@ -82,9 +82,10 @@ class WorkflowTask(msgspec.Struct, array_like=True, gc=False):
     original_scheduled_ns: int = 0
     history_size_bytes: int = 0
     suggest_continue_as_new: bool = False
-    in_process: bool = False  # held by a worker of this node's own process
+    in_process: bool = False  # held by a worker that dies with a node's process
     due_ns: int = 0  # not handed out before: a retry is paced
     suggest_reasons: tuple[int, ...] = ()  # numbers of SuggestContinueAsNewReason
+    holder: int = 0  # the node whose process that worker lives in
 
 
 class RunState(msgspec.Struct, array_like=True, gc=False):
@@ -116,7 +117,7 @@ class RunState(msgspec.Struct, array_like=True, gc=False):
     successor_run_id: str = ""
     close_event_id: int = 0
     reset_run_id: str = ""
-    in_process_activities: int = 0  # started ones that a worker of this process holds
+    in_process_activities: int = 0  # started ones that such workers hold
 
 
 class Item(msgspec.Struct, array_like=True, gc=False, tag=True):
@@ -162,6 +163,7 @@ class Activity(Item, array_like=True, gc=False, tag=1):
     pause_request_id: str = ""
     reset: bool = False  # the attempt that runs counts as the first
     reset_heartbeat: bool = False  # the next attempt does not get the heartbeat details
+    holder: int = 0  # the node whose process the worker lives in, if in_process
 
 
 class Timer(Item, array_like=True, gc=False, tag=2):

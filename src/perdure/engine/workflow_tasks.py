@@ -167,8 +167,13 @@ def _reasons_to_continue_as_new(run: Execution, limits: Limits) -> tuple[int, ..
 # -- a worker takes it -----------------------------------------------------------------------------
 
 
-def start(tx: Transition, *, identity: str, request_id: str, in_process: bool) -> StartedTask:
-    """A worker takes the scheduled task. Raises NotFound when there is none to take."""
+def start(
+    tx: Transition, *, identity: str, request_id: str, in_process: bool, holder: int = 0
+) -> StartedTask:
+    """A worker takes the scheduled task. Raises NotFound when there is none to take.
+
+    `in_process`: the worker dies with the process of node `holder`.
+    """
     state = tx.run.state
     task = state.workflow_task
     if task is None or task.started_ns or not tx.run.is_open:
@@ -181,6 +186,7 @@ def start(tx: Transition, *, identity: str, request_id: str, in_process: bool) -
     task.identity = identity
     task.request_id = request_id
     task.in_process = in_process
+    task.holder = holder
     task.history_size_bytes = state.history_size_bytes
     task.suggest_reasons = _reasons_to_continue_as_new(tx.run, tx.limits)
     task.suggest_continue_as_new = bool(task.suggest_reasons)

@@ -167,7 +167,7 @@ class Committer:
         try:
             if self._namespaces.dirty:
                 await self._namespaces.flush()
-            rows = [unit.encode() for unit in batch]
+            rows = [unit.encode(self._store.node) for unit in batch]
             conflicts = await self._store.commit(rows)
         except StoreError as error:
             failure = Unavailable(f"The database cannot be written: {error}")
@@ -198,12 +198,12 @@ class Committer:
             except StoreError:
                 self.uncertain()  # still out of reach: callers hear that they cannot know
                 break
-            if (
-                loaded is not None
-                and loaded.version == unit[0].version
-                and loaded.state == unit[0].state
-            ):
+            if loaded is None or loaded.version < unit[0].version:
+                continue
+            if loaded.version == unit[0].version and loaded.state == unit[0].state:
                 written.add(position)
+            else:
+                self.uncertain()  # another node went on from there, or from what was before
         return written
 
     def _finish(self, unit: Unit) -> None:

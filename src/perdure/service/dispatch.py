@@ -180,7 +180,11 @@ class Dispatcher:
         sticky = bool(run.state.workflow_task and run.state.workflow_task.sticky)
         poll.request_id = f"{tx.random.getrandbits(64):016x}"
         started = workflow_tasks.start(
-            tx, identity=poll.identity, request_id=poll.request_id, in_process=poll.in_process
+            tx,
+            identity=poll.identity,
+            request_id=poll.request_id,
+            in_process=poll.in_process,
+            holder=self._store.node,
         )
         task = run.state.workflow_task
         assert task is not None
@@ -310,6 +314,7 @@ class Dispatcher:
             identity=poll.identity,
             request_id=poll.request_id,
             in_process=poll.in_process,
+            holder=self._store.node,
         )
         return responses.activity_task(entry, activity)
 

@@ -6,6 +6,7 @@ import asyncio
 import random as random_module
 import uuid
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from perdure.api.errors import NotFound, RPCError
@@ -185,10 +186,13 @@ class Node:
 
     async def _take_back(self) -> None:
         """Workers of the former process died with it: what they held is offered again."""
-        keys = await self.store.in_flight()
+        await self.take_back(await self.store.in_flight(), frozenset([self.store.node]))
+
+    async def take_back(self, keys: list[int], living: frozenset[int]) -> None:
+        """Offer again what workers of nodes that do not live any more held of some runs."""
         for first in range(0, len(keys), _TAKE_BACK_BATCH):
             batch = keys[first : first + _TAKE_BACK_BATCH]
-            await _all(self.executions.transact(key, take_back) for key in batch)
+            await _all(self.executions.transact(key, partial(take_back, living)) for key in batch)
 
     async def _redirect_orphans(self) -> None:
         """Tasks on the sticky queue of a worker that died go to the normal queue."""
@@ -202,16 +206,19 @@ class Node:
                 await self.dispatcher.redirect(queue)
 
 
-def take_back(tx: Transition) -> None:
-    """Offer again what workers of this node's former process held."""
+def take_back(living: frozenset[int], tx: Transition) -> None:
+    """Offer again what workers held that died with a node's process."""
     run = tx.run
     if not run.is_open:
         return
     for activity in list(run.activities.values()):
-        if activity.in_process and activity.started_ns and run.is_open:
+        held = activity.in_process and activity.started_ns and activity.holder not in living
+        if held and run.is_open:
             activities.take_back(tx, activity)
     task = run.state.workflow_task
-    if task is not None and task.in_process and task.started_ns:
+    if task is None or not task.in_process or not task.started_ns:
+        return
+    if task.holder not in living:
         workflow_tasks.take_back(tx)
 
 

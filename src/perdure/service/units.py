@@ -12,10 +12,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from perdure.engine import outbox, state
+from perdure.engine.execution import Execution
 from perdure.engine.state import AnyItem
 from perdure.engine.transition import TaskRef, Transition
 from perdure.service import records
-from perdure.store.contract import MessageRow, TaskRow, Write
+from perdure.store.contract import (
+    NOBODY,
+    OTHERS,
+    THIS_NODE,
+    InFlight,
+    MessageRow,
+    TaskRow,
+    Write,
+)
 
 if TYPE_CHECKING:
     from perdure.service.entries import Entry
@@ -79,8 +88,8 @@ class RunWrite:
                 return
         self.drop_tasks.append(row_id)
 
-    def encode(self) -> Write:
-        """The row changes, as of now."""
+    def encode(self, node: int) -> Write:
+        """The row changes, as of now; `node` is this node's number."""
         run = self.entry.run
         hot = run.state
         events = b"".join(self.parts)
@@ -91,7 +100,7 @@ class RunWrite:
             state=state.encode(hot),
             wake_at_ns=hot.wake_at_ns,
             wake_changed=self.wake_changed,
-            in_flight=run.in_flight,
+            in_flight=_in_flight(run, node),
             events=events,
             first_event_id=self.first_event_id if events else 0,
             last_event_id=hot.next_event_id - 1 if events else 0,
@@ -137,6 +146,12 @@ class Unit:
         self.waiters.append(future)
         return future
 
-    def encode(self) -> list[Write]:
-        """The writes, as of now."""
-        return [write.encode() for write in self.writes.values()]
+    def encode(self, node: int) -> list[Write]:
+        """The writes, as of now; `node` is this node's number."""
+        return [write.encode(node) for write in self.writes.values()]
+
+
+def _in_flight(run: Execution, node: int) -> InFlight:
+    if not run.in_flight:
+        return NOBODY
+    return THIS_NODE if run.is_in_flight_at(node) else OTHERS

@@ -14,11 +14,14 @@ conflict, and its whole unit is left out while the rest of the batch is committe
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
 from perdure.store.query import Query
+
+if TYPE_CHECKING:
+    from perdure.store.sharing import Sharing
 
 
 class Record(msgspec.Struct, gc=False):
@@ -109,6 +112,12 @@ class MessageRow(msgspec.Struct, gc=False):
     body: bytes
 
 
+InFlight: TypeAlias = int
+NOBODY: Final[InFlight] = 0
+OTHERS: Final[InFlight] = 1  # workers of other nodes only
+THIS_NODE: Final[InFlight] = 2  # workers of this node, perhaps of others too
+
+
 class Write(msgspec.Struct, gc=False):
     """All that one transition changes in one run."""
 
@@ -118,7 +127,7 @@ class Write(msgspec.Struct, gc=False):
     state: bytes
     wake_at_ns: int = 0  # 0: no alarm
     wake_changed: bool = False  # only then is wake_at written
-    in_flight: bool = False  # a worker of this very process holds one of its tasks
+    in_flight: InFlight = 0  # whether workers that live in a node's process hold tasks of it
     events: bytes = b""  # new events, framed as the field `events` of a History message
     first_event_id: int = 0
     last_event_id: int = 0
@@ -182,10 +191,18 @@ class Store(Protocol):
 
     Attributes:
         name: what messages call the database; never with a password.
+        node: a number that no process had before which opened this database.
+        sharing: how nodes share it; None when only one can have it open.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def node(self) -> int: ...
+
+    @property
+    def sharing(self) -> Sharing | None: ...
 
     async def open(self) -> None:
         """Connect, take hold of the database, and migrate its schema forward."""

@@ -44,13 +44,15 @@ class FaultyStore:
         self._rng = rng
         self.crashed = asyncio.Event()
         self.commits = 0
+        self.node = inner.node
 
     def crash(self) -> None:
         """Die now."""
         self.crashed.set()
 
     async def open(self) -> None:
-        """The inner store is open already: it stands for the disk."""
+        """The inner store is open already: it stands for the disk, and this for a new process."""
+        self.node = await self._inner.allocate(1)
 
     async def close(self) -> None:
         """The inner store stays open."""

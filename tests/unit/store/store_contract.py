@@ -16,6 +16,7 @@ from perdure.store.contract import (
     DEFAULT_RANK,
     LEVEL_BITS,
     START,
+    THIS_NODE,
     Backlog,
     HistoryBatch,
     MessageRow,
@@ -413,10 +414,10 @@ class StoreContract:
         key = await store.allocate(3)
         writes = [start(key + n) for n in range(3)]
         for write in writes:
-            write.in_flight = True
+            write.in_flight = THIS_NODE
         await store.commit([writes])
         await store.commit([[step(key, 1)]])
-        await store.commit([[step(key + 1, 1, in_flight=True, record=closed(key + 1))]])
+        await store.commit([[step(key + 1, 1, in_flight=THIS_NODE, record=closed(key + 1))]])
         assert await store.in_flight() == [key + 2]
 
     async def test_tasks_wait_in_their_queue(self, store: Store) -> None:
@@ -608,7 +609,7 @@ class DurableStoreContract(StoreContract):
         key = await first.allocate(2)
         write = start(key, search_attributes={"City": "Ulm"})
         write.put_items = [(1, b"one")]
-        write.in_flight = True
+        write.in_flight = THIS_NODE
         await first.commit([[write]])
         await first.put_namespace(NamespaceRow("n", "1", b"body"))
         [(place, _, _)] = [change async for change in first.changes(0, 9)]

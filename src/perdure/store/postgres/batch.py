@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from perdure.store.contract import MessageRow, Record, TaskRow, Unit
+from perdure.store.contract import THIS_NODE, MessageRow, Record, TaskRow, Unit
 from perdure.store.folding import (
     ITEM_BITS,
     MAX_ITEM_ID,
@@ -35,11 +35,12 @@ from perdure.store.folding import (
     fold,
 )
 from perdure.store.postgres.choice import Choice, choose, lock_number
-from perdure.store.postgres.statements import NOW, PARTS
+from perdure.store.postgres.leases import MESSAGE_LEASE_NS
+from perdure.store.postgres.listening import CHANNEL
+from perdure.store.postgres.statements import PARTS
 from perdure.store.postgres.statements import STATEMENTS as SQL
+from perdure.store.sharing import AWAITED
 
-CHANNEL: Final = "perdure"
-MESSAGE_LEASE_NS: Final = 30_000_000_000
 _BEGIN: Final = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'"
 
 Part = tuple[str, list[Any]]
@@ -128,7 +129,9 @@ async def _write(
     """Write everything; raises one of _MISMATCH when it is not as the batch assumes."""
     names, parameters, counts = _parts(rows, node)
     if notice is not None:
-        parameters.append(notice)
+        parameters.append(f"{node} {notice}")
+    if "states" in names:
+        parameters.append(f"{node} {AWAITED} ")
     await connection.fetch(_statement(names, notice is not None), *parameters, *counts)
     if starts:
         written = await connection.fetch(SQL["insert_records"], *_columns(map(_record_row, starts)))
@@ -144,7 +147,7 @@ def _statement(names: tuple[str, ...], with_notice: bool) -> str:
     # A row of a run may be changed only by who has the run's own row locked.
     locked = "(SELECT count(*) FROM s) >= 0" if "states" in names else "true"
     for name in names:
-        text = PARTS[name].replace("{locked}", locked).replace("{now}", NOW)
+        text = PARTS[name].replace("{locked}", locked)
         places = {int(place) for place in re.findall(r"\{(\d+)\}", text)}
         for place in places:
             text = text.replace(f"{{{place}}}", f"${count + place}")
@@ -154,6 +157,12 @@ def _statement(names: tuple[str, ...], with_notice: bool) -> str:
     if with_notice:
         count += 1
         columns.append(f"pg_notify('{CHANNEL}', ${count}::text)")
+    if "states" in names:
+        count += 1
+        columns.append(
+            f"(SELECT pg_notify('{CHANNEL}', ${count}::text || string_agg(key::text, ' ')) FROM s "
+            "WHERE awaited HAVING count(*) > 0)"
+        )
     checks = []
     for name, counted in (("states", "s"), ("records", "r"), ("drop_tasks", "dt")):
         if name in names:
@@ -161,11 +170,6 @@ def _statement(names: tuple[str, ...], with_notice: bool) -> str:
             checks.append(f"(SELECT count(*) FROM {counted}) = ${count}::bigint")
     if checks:
         columns.append(f"1 / (CASE WHEN {' AND '.join(checks)} THEN 1 ELSE 0 END)")
-    if "states" in names:
-        columns.append(
-            f"(SELECT pg_notify('{CHANNEL}', 'w ' || string_agg(key::text, ' ')) FROM s "
-            "WHERE awaited HAVING count(*) > 0)"
-        )
     return f"WITH {', '.join(parts)} SELECT {', '.join(columns) or '1'}"
 
 
@@ -183,7 +187,7 @@ def _parts(rows: Rows, node: int) -> tuple[tuple[str, ...], list[Any], list[int]
         if table:
             parts.append((name, [*_columns(table), *more]))
 
-    add("states", [_known_state(key, state, rows, node) for key, state in known])
+    add("states", [_known_state(key, state, rows) for key, state in known], node)
     add("new_states", [_new_state(key, state, node) for key, state in new])
     add("records", [_changeable(record) for _, record in records])
     add("history", rows.history)
@@ -221,18 +225,18 @@ def _item(row_id: int) -> tuple[int, int]:
     return row_id >> ITEM_BITS, row_id & MAX_ITEM_ID
 
 
-def _known_state(key: int, state: FoldedState, rows: Rows, node: int) -> tuple[Any, ...]:
+def _known_state(key: int, state: FoldedState, rows: Rows) -> tuple[Any, ...]:
     write = state.write
     record = rows.records.get(key)
     closes = record is not None and record.close_ns > 0
     wake_at_ns = write.wake_at_ns if state.wake_changed else None
-    held_by = node if write.in_flight else 0
-    return key, state.based_on, write.version, wake_at_ns, held_by, closes, write.state
+    return key, state.based_on, write.version, wake_at_ns, write.in_flight, closes, write.state
 
 
 def _new_state(key: int, state: FoldedState, node: int) -> tuple[Any, ...]:
     write = state.write
-    return key, write.version, write.wake_at_ns, node if write.in_flight else 0, write.state
+    held_by = node if write.in_flight == THIS_NODE else 0
+    return key, write.version, write.wake_at_ns, held_by, write.state
 
 
 def _task_row(t: TaskRow) -> tuple[Any, ...]:

@@ -5,9 +5,9 @@
 -- Locks the runs' rows in the order of their keys, and changes those that are as assumed.
 w AS (
     SELECT * FROM unnest(
-        {1}::bigint[], {2}::bigint[], {3}::bigint[], {4}::bigint[], {5}::bigint[], {6}::boolean[],
-        {7}::bytea[]
-    ) AS w (key, based_on, version, wake_at_ns, node, closes, state)
+        {1}::bigint[], {2}::bigint[], {3}::bigint[], {4}::bigint[], {5}::smallint[],
+        {6}::boolean[], {7}::bytea[]
+    ) AS w (key, based_on, version, wake_at_ns, in_flight, closes, state)
 ),
 l AS (
     SELECT key, version, watched FROM perdure.states
@@ -15,7 +15,13 @@ l AS (
 ),
 s AS (
     UPDATE perdure.states AS s SET
-        version = w.version, wake_at_ns = coalesce(w.wake_at_ns, s.wake_at_ns), node = w.node,
+        version = w.version, wake_at_ns = coalesce(w.wake_at_ns, s.wake_at_ns),
+        node = CASE
+            WHEN w.in_flight = 0 THEN 0
+            WHEN w.in_flight = 1 THEN s.node
+            WHEN s.node IN (0, {8}::bigint) THEN {8}::bigint
+            ELSE -1  -- several nodes
+        END,
         watched = CASE WHEN l.watched = 2 OR w.closes THEN 0 ELSE l.watched END,
         state = w.state
     FROM w JOIN l ON l.key = w.key AND l.version = w.based_on

@@ -36,7 +36,7 @@ class Pool:
     """
 
     def __init__(self, dsn: str, size: int) -> None:
-        self._dsn, self._cache_size = _without_cache_size(dsn)
+        self._dsn, self._cache_size = without_own_options(dsn)
         self._size = size
         self._pool: Any = None
 
@@ -80,7 +80,8 @@ async def _keep(connection: Any) -> None:
     """Nothing is set on connections that would have to be undone."""
 
 
-def _without_cache_size(dsn: str) -> tuple[str, int]:
+def without_own_options(dsn: str) -> tuple[str, int]:
+    """What is left for the driver, and how many prepared statements a connection keeps."""
     parts = urlsplit(dsn)
     options = parse_qsl(parts.query, keep_blank_values=True)
     size = next((value for name, value in options if name == "statement_cache_size"), None)

@@ -6,8 +6,17 @@ from typing import Final
 
 from perdure.store.statements import load
 
-STATEMENTS = load(__package__)
-PARTS = load(__package__, "batch.sql")
-
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000"
 """Nanoseconds since the epoch by the database's clock, which all nodes share."""
+
+_QUICK: Final = "set_config('synchronous_commit', 'off', true) = 'off'"
+"""A condition that is true, and lets its transaction end before the disk has it."""
+
+
+def _filled(text: str) -> str:
+    return text.replace("{now}", NOW).replace("{quick}", _QUICK)
+
+
+STATEMENTS: Final = load(__package__)
+PARTS: Final = {name: _filled(text) for name, text in load(__package__, "batch.sql").items()}
+SHARED: Final = {name: _filled(text) for name, text in load(__package__, "sharing.sql").items()}

@@ -137,8 +137,3 @@ ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body;
 
 -- name: namespaces
 SELECT name, id, body FROM perdure.namespaces ORDER BY name;
-
--- name: in_flight
-SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
-WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (SELECT id FROM perdure.nodes)
-ORDER BY s.key;

@@ -26,8 +26,10 @@ from perdure.store.postgres import reads, render, schema
 from perdure.store.postgres.batch import write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
+from perdure.store.postgres.sharing import PostgresSharing, notice_of
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Query
+from perdure.store.sharing import Sharing
 
 ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
 CHANGES_PAGE: Final = 500
@@ -48,7 +50,7 @@ class PostgresStore:
         self._turn = asyncio.Lock()
         self._next_id = 0
         self._last_id = 0
-        self._node = 0
+        self._sharing = PostgresSharing(dsn, self._read)
 
     # ---- life ----
 
@@ -72,7 +74,7 @@ class PostgresStore:
                 async with self._writer.connection() as connection:
                     await self._check(connection)
                     await schema.migrate(connection, self.name)
-            self._node = await self.allocate(1)
+                await self._sharing.open(await self.allocate(1))
         except BaseException:
             await self.close()
             raise
@@ -90,15 +92,27 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Finish what is under way, and disconnect."""
+        await self._sharing.close()
         async with self._turn:
             await self._writer.close()
             await self._readers.close()
+
+    @property
+    def node(self) -> int:
+        """The number of this node."""
+        return self._sharing.node
+
+    @property
+    def sharing(self) -> Sharing:
+        """How nodes share the database."""
+        return self._sharing
 
     # ---- writing ----
 
     async def commit(self, units: Sequence[Unit]) -> list[int]:
         """Write all units but those in conflict, in one transaction; see Store.commit."""
-        left_out: list[int] = await self._write(write_batch, units, self._node)
+        notice = _notice(units) if self._sharing.has_company else None
+        left_out: list[int] = await self._write(write_batch, units, self.node, notice)
         return left_out
 
     async def allocate(self, count: int) -> int:
@@ -191,7 +205,7 @@ class PostgresStore:
 
     async def in_flight(self) -> list[int]:
         """Keys of open runs whose tasks are held by workers of a node that is gone."""
-        return [row[0] for row in await self._read(SQL["in_flight"])]
+        return await self._sharing.orphans()
 
     async def tasks(
         self, namespace: str, queue: str, kind: int, after: Place, limit: int
@@ -231,3 +245,14 @@ class PostgresStore:
 async def _fetch(connection: Any, statement: str, *parameters: object) -> list[Any]:
     rows: list[Any] = await connection.fetch(statement, *parameters)
     return rows
+
+
+def _notice(units: Sequence[Unit]) -> str | None:
+    """What other nodes are told of a batch: which queues have new tasks."""
+    queues = {
+        (task.namespace, task.queue, task.kind)
+        for unit in units
+        for write in unit
+        for task in write.put_tasks
+    }
+    return notice_of(queues) if queues else None

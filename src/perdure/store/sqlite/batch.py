@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from perdure.store.contract import Record, Unit
+from perdure.store.contract import NOBODY, Record, Unit
 from perdure.store.folding import Conflict, Rows, attributes_json, fold
 from perdure.store.sqlite.statements import STATEMENTS as SQL
 
@@ -79,13 +79,14 @@ def _execute_states(connection: sqlite3.Connection, rows: Rows) -> None:
     alarmed: list[tuple[int, int, bool, bytes, int, int]] = []
     for key, entry in rows.states.items():
         w = entry.write
+        in_flight = w.in_flight != NOBODY
         if entry.based_on == 0:
             wake_at_ns = w.wake_at_ns
-            new.append((key, w.version, wake_at_ns, w.in_flight, w.state))
+            new.append((key, w.version, wake_at_ns, in_flight, w.state))
         elif entry.wake_changed:
-            alarmed.append((w.version, w.wake_at_ns, w.in_flight, w.state, key, entry.based_on))
+            alarmed.append((w.version, w.wake_at_ns, in_flight, w.state, key, entry.based_on))
         else:
-            plain.append((w.version, w.in_flight, w.state, key, entry.based_on))
+            plain.append((w.version, in_flight, w.state, key, entry.based_on))
     changed = 0
     if plain:
         changed += connection.executemany(SQL["update_state"], plain).rowcount

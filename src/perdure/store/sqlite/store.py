@@ -83,6 +83,7 @@ class SqliteStore:
         self._position = 0
         self._next_id = 0
         self._reserved = 0
+        self._node = 0
         self._commit_s = 0.0  # moving average
         self._guessed_pages = 0.0  # in the log since the last checkpoint
         self._pages_per_row = 1.0  # learnt at each checkpoint
@@ -141,7 +142,7 @@ class SqliteStore:
             self._restore_counters(self._write_db)
 
     def _restore_counters(self, db: sqlite3.Connection) -> None:
-        self._next_id = self._reserved = max(1, self._meta(db, "reserved_id"))
+        self._node = self._next_id = self._reserved = max(1, self._meta(db, "reserved_id"))
         last: int | None = db.execute(SQL["last_position"]).fetchone()[0]
         self._position = max(last or 0, self._meta(db, "position"))
 
@@ -168,6 +169,16 @@ class SqliteStore:
         if self._hold is not None:
             self._hold.release()
             self._hold = None
+
+    @property
+    def node(self) -> int:
+        """The number of this process: an id, so that no earlier one had it."""
+        return self._node
+
+    @property
+    def sharing(self) -> None:
+        """Nobody shares a file."""
+        return None
 
     # ---- writing ----
 

@@ -116,7 +116,8 @@ CREATE INDEX messages_by_run ON perdure.messages (key);
 -- Nodes that have workers of their own or wait for something, by their last sign of life.
 CREATE TABLE perdure.nodes (
     id bigint PRIMARY KEY,
-    seen_ns bigint NOT NULL
+    seen_ns bigint NOT NULL,
+    taken_until_ns bigint NOT NULL DEFAULT 0  -- another node offers its work again
 ) WITH (fillfactor = 50);
 
 -- What may be lost with the database server: how far rate-limited queues are, and what nodes ask

@@ -1,0 +1,131 @@
+-- What nodes that share a database ask of it. {now} is the database's clock in nanoseconds; {quick}
+-- lets the transaction end without waiting for the disk: what it writes may be lost with the server.
+
+-- name: versions
+SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]);
+
+-- name: watch
+WITH u AS (
+    SELECT * FROM unnest($1::bigint[], $2::smallint[]) AS u (key, awaited)
+),
+marked AS (
+    UPDATE perdure.states AS s SET watched = l.awaited
+    FROM (
+        SELECT s.key, u.awaited FROM perdure.states AS s JOIN u ON u.key = s.key
+        WHERE s.watched < u.awaited ORDER BY s.key FOR NO KEY UPDATE OF s
+    ) AS l
+    WHERE s.key = l.key AND {quick}
+    RETURNING s.key, s.version
+)
+SELECT key, max(version) FROM (
+    SELECT key, version FROM marked
+    UNION ALL
+    SELECT s.key, s.version FROM perdure.states AS s JOIN u ON u.key = s.key
+) AS found GROUP BY key;
+
+-- name: lease_tasks
+WITH free AS (
+    SELECT id FROM perdure.tasks
+    WHERE namespace = $1 AND queue = $2 AND kind = $3 AND leased_until_ns < {now}
+    ORDER BY rank, id LIMIT $4 FOR UPDATE SKIP LOCKED
+)
+UPDATE perdure.tasks AS t SET leased_until_ns = {now} + $5::bigint
+FROM free WHERE t.id = free.id AND {quick}
+RETURNING t.id, t.namespace, t.queue, t.kind, t.key, t.scheduled_event_id, t.stamp, t.created_ns,
+    t.rank, t.fairness_key;
+
+-- name: release_tasks
+WITH found AS (
+    SELECT id FROM perdure.tasks WHERE id = ANY($1::bigint[]) FOR UPDATE SKIP LOCKED
+)
+UPDATE perdure.tasks AS t SET leased_until_ns = 0 FROM found WHERE t.id = found.id AND {quick}
+RETURNING t.namespace, t.queue, t.kind;
+
+-- name: lease_due
+WITH due AS (
+    SELECT key FROM perdure.states WHERE wake_at_ns > 0 AND wake_at_ns <= $1
+    ORDER BY wake_at_ns LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE perdure.states AS s SET wake_at_ns = $1 + $3::bigint
+FROM due WHERE s.key = due.key AND {quick}
+RETURNING s.key;
+
+-- name: lease_messages
+WITH free AS (
+    SELECT id FROM perdure.messages WHERE leased_until_ns < {now}
+    ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE perdure.messages AS m SET leased_until_ns = {now} + $2::bigint
+FROM free WHERE m.id = free.id AND {quick}
+RETURNING m.id, m.key, m.body;
+
+-- name: rate
+SELECT {now}, coalesce((SELECT due_ns FROM perdure.rates WHERE name = $1), 0);
+
+-- name: take_rate
+INSERT INTO perdure.rates AS r (name, due_ns) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET due_ns = excluded.due_ns WHERE r.due_ns = $3
+RETURNING {quick};
+
+-- name: post
+INSERT INTO perdure.letters (address, created_ns, body) VALUES ($1, {now}, $2)
+RETURNING pg_notify('perdure', $3), {quick};
+
+-- name: collect
+DELETE FROM perdure.letters WHERE id IN (
+    SELECT id FROM perdure.letters WHERE address = ANY($1::text[])
+    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
+) AND {quick}
+RETURNING id, address, body;
+
+-- name: tell
+SELECT pg_notify('perdure', $1);
+
+-- name: beat
+-- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses
+WITH mine AS (
+    INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {now})
+    ON CONFLICT (id) DO UPDATE SET seen_ns = excluded.seen_ns
+    RETURNING {quick}
+),
+gone AS (
+    UPDATE perdure.nodes AS n SET taken_until_ns = {now} + $3::bigint
+    FROM (
+        SELECT id FROM perdure.nodes
+        WHERE id <> $1 AND seen_ns < {now} - $2::bigint AND taken_until_ns < {now}
+        FOR UPDATE SKIP LOCKED
+    ) AS dead
+    WHERE n.id = dead.id
+    RETURNING n.id
+)
+SELECT
+    {now},
+    ARRAY(SELECT id FROM perdure.nodes WHERE seen_ns >= {now} - $2::bigint),
+    ARRAY(SELECT id FROM gone),
+    ARRAY(
+        SELECT q.place::integer
+        FROM unnest($4::text[], $5::text[], $6::integer[])
+            WITH ORDINALITY AS q (namespace, queue, kind, place)
+        WHERE EXISTS (
+            SELECT FROM perdure.tasks AS t
+            WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.kind = q.kind
+                AND t.leased_until_ns < {now}
+        )
+    ),
+    EXISTS (SELECT FROM perdure.letters WHERE address = ANY($7::text[])),
+    EXISTS (SELECT FROM perdure.messages WHERE leased_until_ns < {now}),
+    (SELECT md5(string_agg(md5(body), '' ORDER BY name)) FROM perdure.namespaces),
+    (SELECT count(*) FROM mine);
+
+-- name: sweep_letters
+DELETE FROM perdure.letters WHERE created_ns < {now} - $1::bigint;
+
+-- name: orphans
+SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
+WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (
+    SELECT id FROM perdure.nodes WHERE seen_ns >= {now} - $1::bigint
+)
+ORDER BY s.key;
+
+-- name: bury
+DELETE FROM perdure.nodes WHERE id = ANY($1::bigint[]);

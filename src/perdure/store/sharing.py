@@ -1,0 +1,133 @@
+"""What a database does for nodes that share it, beside the contract of every store.
+
+Nodes do not know of each other but through the database. What waits there (tasks, alarms, messages)
+is *leased*: a node that dies with a lease loses it after a while. Times of leases and of signs of
+life are the database's own, so that the clocks of nodes need not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import IntEnum
+from typing import Protocol
+
+import msgspec
+
+from perdure.store.contract import MessageRow, TaskRow
+
+Queue = tuple[str, str, int]
+"""A task queue: namespace, name, kind."""
+
+
+class Awaited(IntEnum):
+    """Which commit of a run somebody waits for."""
+
+    CLOSE = 1
+    ANY = 2
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """What a node hears when it gives a sign of life.
+
+    Attributes:
+        now_ns: the database's clock.
+        nodes: the numbers of all that live, this one with them.
+        died: nodes whose work this one shall offer again, and then `bury`.
+        queues: those of the asked task queues that have tasks waiting.
+        letters: whether letters wait at the asked addresses.
+        messages: whether messages wait that no node delivers.
+        namespaces: changes with every change of a namespace.
+    """
+
+    now_ns: int
+    nodes: frozenset[int]
+    died: frozenset[int]
+    queues: tuple[Queue, ...]
+    letters: bool
+    messages: bool
+    namespaces: str
+
+
+class Letter(msgspec.Struct):
+    """What nodes say to each other; lost when the database server crashes."""
+
+    address: str
+    body: bytes
+
+
+# -- notices: a word, and what it is about ---------------------------------------------------------
+
+TASKS = "tasks"  # a JSON list of queues; an empty one: any
+AWAITED = "awaited"  # keys of runs that were watched
+LETTER = "letter"  # an address
+HELLO = "hello"  # a node came
+NAMESPACES = "namespaces"  # one was changed
+RETIRED = "retired"  # a JSON list of queues whose worker shut down
+
+
+def queues_notice(word: str, queues: Iterable[Queue]) -> str:
+    """A notice about task queues."""
+    return f"{word} {msgspec.json.encode(sorted(queues)).decode()}"
+
+
+def queues_of(text: str) -> list[Queue]:
+    """The task queues that a notice is about."""
+    return msgspec.json.decode(text, type=list[Queue])
+
+
+class Sharing(Protocol):
+    """The other side of a store that is shared.
+
+    Attributes:
+        node: this node's number, never used before; known once the store is open.
+        listener: called with every notice of another node, and with "" when some may have been
+            missed; it is called on the loop's thread.
+        has_company: whether other nodes were there at the last beat; alone, a node tells nobody.
+        deaf: whether notices do not come through at all.
+    """
+
+    node: int
+    listener: Callable[[str], None]
+    has_company: bool
+
+    @property
+    def deaf(self) -> bool: ...
+
+    async def versions(self, keys: Sequence[int]) -> dict[int, int]:
+        """The versions of those runs that exist."""
+
+    async def watch(self, awaited: Sequence[tuple[int, Awaited]]) -> dict[int, int]:
+        """Ask to be told, once, of a commit; the runs' versions as of now."""
+
+    async def lease_tasks(self, queue: Queue, limit: int) -> list[TaskRow]:
+        """The first waiting tasks that no node has leased, leased now."""
+
+    async def release_tasks(self, ids: Sequence[int]) -> None:
+        """Give up leases, and tell the others."""
+
+    async def lease_due(self, until_ns: int, limit: int) -> list[int]:
+        """Runs whose alarm is due; it is put off a little for the others."""
+
+    async def lease_messages(self, limit: int) -> list[MessageRow]:
+        """Messages that no node delivers, leased now."""
+
+    async def permits(self, name: str, per_second: float, burst: int, wanted: int) -> int:
+        """Take up to so many of what a rate allows all nodes together; how many were there."""
+
+    async def post(self, letter: Letter) -> None:
+        """Leave a letter, and tell who may take it."""
+
+    async def collect(self, addresses: Sequence[str], limit: int) -> list[Letter]:
+        """Take letters, oldest first."""
+
+    async def tell(self, notice: str) -> None:
+        """Send a notice to all nodes."""
+
+    async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
+        """Give a sign of life, and hear what waits."""
+
+    async def orphans(self) -> list[int]:
+        """Open runs whose tasks may be held by workers of nodes that died."""
+
+    async def bury(self, nodes: Sequence[int]) -> None:
+        """Forget nodes: their work was offered again. For this one: it leaves."""
