@@ -68,10 +68,10 @@ class Alarms:
         next_ns = 0
         try:
             while not self._closed:
-                due = await self._store.due(clock.now_ns(), settings.alarm_batch)
+                due = await self._take_due(clock.now_ns(), settings.alarm_batch)
                 if not due:
                     break
-                rung = await asyncio.gather(*(self._ring_one(key) for key, _ in due))
+                rung = await asyncio.gather(*(self._ring_one(key) for key in due))
                 if not all(rung):
                     next_ns = clock.now_ns() + settings.retry_ns
                     break
@@ -84,6 +84,12 @@ class Alarms:
             self._at_ns = 0
         if next_ns:
             self.note(next_ns)
+
+    async def _take_due(self, until_ns: int, limit: int) -> list[int]:
+        """The runs to ring; of several nodes each gets others."""
+        if self._store.sharing is not None:
+            return await self._store.sharing.lease_due(until_ns, limit)
+        return [key for key, _ in await self._store.due(until_ns, limit)]
 
     async def _ring_one(self, key: int) -> bool:
         try:

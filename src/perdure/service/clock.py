@@ -32,9 +32,22 @@ class SystemClock:
 
     def __init__(self) -> None:
         self._latest_ns = 0
+        self._ahead_ns = 0  # what the followed clock is ahead of the machine's
+        self._follows = False
+
+    def follow(self, other_ns: int, asked_ns: int) -> None:
+        """Go by another clock, which showed `other_ns` at some moment since `asked_ns`."""
+        here_ns = self.now_ns()
+        if other_ns > here_ns:
+            self._ahead_ns += other_ns - here_ns
+        elif other_ns < asked_ns:
+            self._ahead_ns -= asked_ns - other_ns
+            if not self._follows:
+                self._latest_ns = 0  # nothing was timed yet
+        self._follows = True
 
     def now_ns(self) -> int:
-        now_ns = _time_ns()
+        now_ns = _time_ns() + self._ahead_ns
         if now_ns < self._latest_ns:
             return self._latest_ns
         self._latest_ns = now_ns

@@ -18,11 +18,13 @@ from temporalio.api.workflowservice.v1 import (
     RespondWorkflowTaskCompletedRequest,
 )
 
-from perdure.api.errors import ResourceExhausted, RPCError, WorkflowNotReady
+from perdure.api.errors import NotFound, ResourceExhausted, RPCError, WorkflowNotReady
 from perdure.engine import updates as engine_updates
 from perdure.engine import workflow_tasks
+from perdure.engine.execution import Execution
 from perdure.engine.updates import ADMITTED, COMPLETED
 from perdure.service import tokens
+from perdure.store.sharing import Awaited
 
 if TYPE_CHECKING:
     from perdure.service.executions import Executions
@@ -298,6 +300,29 @@ class RunCompanion:
                 self._step(update, stage, outcome)
         self._check_empty()
 
+    def look_again(self, run: Execution) -> None:
+        """Other nodes may have changed the run: what its tasks carried, or its updates became."""
+        if not run.is_open:
+            self.on_closed()
+            return
+        task = run.state.workflow_task
+        stamp = NOT_SENT if task is None else task.stamp
+        for waiting in self._queries.values():
+            if waiting.sent_with != stamp and waiting.answered_by == NOT_SENT:
+                waiting.sent_with = NOT_SENT
+            stranded = waiting.sent_with == NOT_SENT and task is None
+            if stranded and not waiting.answer.done():
+                waiting.answer.set_exception(Unblocked())
+        for update in list(self._updates.values()):
+            found = engine_updates.find(run, update.update_id)
+            if found is not None and found.stage > update.stage:
+                self._step(update, found.stage, found.outcome)
+            elif found is None and update.sent_with != stamp and update.answered_by == NOT_SENT:
+                update.sent_with = NOT_SENT
+        if task is None:
+            self._wake_for_updates()
+        self._check_empty()
+
     def refuse_updates(self, error: RPCError) -> None:
         """No workflow task can be had for those that the run has not accepted."""
         for update in list(self._updates.values()):
@@ -381,6 +406,20 @@ class Companions:
             companion = self._made.get(key)
             if companion is not None:
                 companion.refuse_updates(error)
+
+    async def look_again(self, key: int) -> None:
+        """Another node may have changed a run. Raises RPCError when it cannot be read."""
+        companion = self._made.get(key)
+        if companion is not None:
+            try:
+                entry = await self._executions.entry(key)
+            except NotFound:
+                companion.on_closed()
+            else:
+                if entry.unit is None:  # else what this node writes comes to it anyway
+                    companion.look_again(entry.run)
+            if self._made.get(key) is companion:
+                self._executions.watch_elsewhere(key, Awaited.ANY)
 
     async def close(self) -> None:
         """Wait for wake-ups under way."""

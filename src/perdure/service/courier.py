@@ -49,12 +49,14 @@ from perdure.service.executions import Executions
 from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.store.contract import Store, StoreError
+from perdure.store.sharing import Sharing
 
 log = logging.getLogger("perdure.service")
 
 _IDENTITY = "history-service"  # who Temporal's histories name for what a run does to another
 
 _NOT_THERE = 1  # EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND, of signals and of requests to cancel
+_AT_ONCE = 1_000  # messages read
 _TOO_MANY_SIGNALS = 3  # SIGNAL_COUNT_LIMIT_EXCEEDED
 _NO_NAMESPACE_TO_CANCEL = int(
     CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
@@ -176,15 +178,29 @@ class Courier:
                 await sleep_until(self._clock, self._clock.now_ns() + pause_ns)
 
     async def _read_more(self) -> None:
+        if self._store.sharing is not None:
+            await self._take_over(self._store.sharing)
+            return
         after_id = 0
         while len(self._held) < self._settings.outbox_window:
-            rows = await self._store.messages(after_id, 1_000)
+            rows = await self._store.messages(after_id, _AT_ONCE)
             for row in rows:
                 if row.id not in self._held:
                     self._hold(row.id, row.key, outbox.decode(row.body))
-            if len(rows) < 1_000:
+            if len(rows) < _AT_ONCE:
                 return
             after_id = rows[-1].id
+        self._overflow = True
+
+    async def _take_over(self, sharing: Sharing) -> None:
+        """Take up what no node delivers."""
+        while len(self._held) < self._settings.outbox_window:
+            rows = await sharing.lease_messages(_AT_ONCE)
+            for row in rows:
+                if row.id not in self._held:
+                    self._hold(row.id, row.key, outbox.decode(row.body))
+            if len(rows) < _AT_ONCE:
+                return
         self._overflow = True
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -162,12 +163,19 @@ class Dispatcher:
         queue = self._matching.queue(namespace, task.queue, WORKFLOW)
         if not task.sticky or queue.polls:
             return queue
-        if not queue.is_alive(self._clock.now_ns(), self._settings.sticky_alive_ns):
+        if not self._may_live(queue):
             run.state.sticky_queue = ""
             task.sticky = False
             task.queue = run.info.task_queue
             queue = self._matching.queue(namespace, task.queue, WORKFLOW)
         return queue
+
+    def _may_live(self, queue: TaskQueue) -> bool:
+        """Whether a sticky queue's worker may be there: here, or at another node."""
+        if queue.is_alive(self._clock.now_ns(), self._settings.sticky_alive_ns):
+            return True
+        sharing = self._store.sharing
+        return sharing is not None and sharing.has_company and not queue.retired
 
     def start_workflow_task(
         self, entry: Entry, tx: Transition, poll: Poll, *, goes_on: bool = False
@@ -365,7 +373,8 @@ class Dispatcher:
         try:
             entry = await self._executions.entry(row.key)
         except NotFound:
-            queue.claiming -= 1  # the run was deleted, and its rows with it
+            queue.claiming -= 1  # the run was deleted
+            self._matching.discard(row)
             self._matching.pump(queue)
         except RPCError:
             queue.claiming -= 1
@@ -377,7 +386,7 @@ class Dispatcher:
                 self._claim_now(queue, row, entry)
                 self._matching.pump(queue)
             else:
-                queue.rows.put_back(row)
+                self._matching.give_back(queue, row)
 
     def _claim_now(self, queue: TaskQueue, row: TaskRow, entry: Entry) -> None:
         # Forgotten first: a task that ends the run within this transition must not drop it, too.
@@ -399,7 +408,13 @@ class Dispatcher:
 
     async def redirect(self, queue: TaskQueue) -> None:
         """The worker of a sticky queue is gone: what waits there goes to the normal queue."""
-        for row in queue.rows.drain():
+        rows = queue.rows.drain()
+        if self._store.sharing is not None:
+            with suppress(StoreError):  # then their time on the sticky queue ends first
+                rows += await self._store.sharing.lease_tasks(
+                    queue.key, self._settings.backlog_window
+                )
+        for row in rows:
             try:
                 entry = await self._executions.entry(row.key)
             except NotFound:

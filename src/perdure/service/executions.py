@@ -34,6 +34,7 @@ from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.service.units import Conflict, RunWrite, Unit
 from perdure.store.contract import Store, StoreError
+from perdure.store.sharing import Awaited
 
 log = logging.getLogger("perdure.service")
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class Executions:
         namespaces: Namespaces,
     ) -> None:
         self._store = store
+        self._sharing = store.sharing
         self._clock = clock
         self._random = rng
         self._settings = settings
@@ -85,6 +87,7 @@ class Executions:
         self._watchers: dict[int, list[asyncio.Future[None]]] = {}
         self._close_watchers: dict[int, list[asyncio.Future[None]]] = {}
         self.companions: dict[int, Companion] = {}
+        self.watch_elsewhere: Callable[[int, Awaited], None] = lambda _key, _awaited: None
         self.sink: TaskSink  # set by the node: the dispatcher needs this object too
         self.committer = Committer(
             store, settings, namespaces,
@@ -110,14 +113,61 @@ class Executions:
         return entry if entry is not None and entry.run.is_open else None
 
     async def entry(self, key: int) -> Entry:
-        """The run, from memory or the store. Raises NotFound."""
+        """The run, from memory or the store, as it is now. Raises NotFound."""
         for _ in range(self._settings.redo_max):
-            entry = self.cached(key) or await self._load(key)
+            entry = self.cached(key)
+            if entry is not None and not await self._is_present(entry):
+                continue
+            entry = entry or await self._load(key)
             if entry is None:
                 raise NotFound("workflow execution not found")
             if not entry.dropped:  # by a commit that was lost before this caller's turn came
                 return entry
         raise Unavailable("The run changes too often to be read now; try again.")
+
+    async def _is_present(self, entry: Entry) -> bool:
+        """Whether no other node has changed a cached run; if one has, the run is dropped.
+
+        What is written on a run that another node has changed meanwhile is found out by the commit.
+        """
+        if self._sharing is None or entry.unit is not None:
+            return True
+        key, version = entry.run.key, entry.run.state.version
+        try:
+            versions = await self._sharing.versions([key])
+        except StoreError as error:
+            raise Unavailable(f"The database cannot be read: {error}") from error
+        if entry.unit is not None or entry.run.state.version > version:
+            return True  # changed by this node meanwhile
+        if versions.get(key) == version:
+            return True
+        self.drop(entry)
+        return False
+
+    def is_behind(self, key: int, stored: int | None) -> bool:
+        """Whether memory lacks what the store has of a run: this version, or none."""
+        entry = self._runs.get(key)
+        return entry is None or stored is None or entry.run.state.version < stored
+
+    async def look_again(self, key: int) -> None:
+        """Another node may have changed a run: wake who waits for that."""
+        try:
+            entry = await self.entry(key)
+        except NotFound:
+            closed = True
+        else:
+            closed = entry.close_is_stored
+        _wake(self._watchers.pop(key, ()))
+        if closed:
+            _wake(self._close_watchers.pop(key, ()))
+        elif key in self._close_watchers:
+            self.watch_elsewhere(key, Awaited.CLOSE)
+
+    def watched(self) -> list[tuple[int, Awaited]]:
+        """The runs that somebody waits for."""
+        found = dict.fromkeys(self._close_watchers, Awaited.CLOSE)
+        found.update(dict.fromkeys(self._watchers, Awaited.ANY))
+        return list(found.items())
 
     async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
         """The key of a run; without a run id of the open one, else of the one that started last."""
@@ -138,8 +188,12 @@ class Executions:
                 return None
             return entry.run.key if entry.run.info.namespace == namespace else None
         entry = self._current.get((namespace, workflow_id))
-        # A run that is closed and stored may have a successor of another node.
-        return entry.run.key if entry and (entry.unit or entry.run.is_open) else None
+        if entry is None:
+            return None
+        # A run that is closed and stored may have a successor of another node, and one that is
+        # open may have been closed there.
+        is_sure = entry.unit is not None or (entry.run.is_open and self._sharing is None)
+        return entry.run.key if is_sure else None
 
     async def resolve(self, namespace: str, workflow_id: str, run_id: str = "") -> int:
         """The key of the run a request names. Raises InvalidArgument, NotFound."""
@@ -179,10 +233,12 @@ class Executions:
 
     def watch(self, key: int) -> asyncio.Future[None]:
         """A future for the next commit that changes the run. Cancel it when you are done."""
+        self.watch_elsewhere(key, Awaited.ANY)
         return _watch(self._watchers, key)
 
     def watch_close(self, key: int) -> asyncio.Future[None]:
         """A future for the commit that closes the run. Cancel it when you are done."""
+        self.watch_elsewhere(key, Awaited.CLOSE)
         return _watch(self._close_watchers, key)
 
     async def _load(self, key: int) -> Entry | None:
@@ -305,6 +361,8 @@ class Executions:
             except RPCError:
                 # The refusal may rest on changes that are not stored yet: they must be, first.
                 if entry.unit is not None and not await _is_written(entry.unit):
+                    continue
+                if not await self._is_present(entry):
                     continue
                 raise
             try:

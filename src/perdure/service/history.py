@@ -198,7 +198,7 @@ class HistoryRPCs:
 
     async def _committed_close(self, key: int) -> bytes:
         """The closing event, framed; b"" unless the close is durable."""
-        entry = self.node.executions.cached(key) or await self.node.executions.entry(key)
+        entry = await self.node.executions.entry(key)
         if not entry.close_is_stored:
             return b""
         close_event_id = entry.run.state.close_event_id

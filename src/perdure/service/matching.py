@@ -29,8 +29,9 @@ from perdure.service.clock import Alarm, Clock
 from perdure.service.ranking import Ranking
 from perdure.service.rate import NEVER_NS, Flow, Rate
 from perdure.service.settings import Settings
-from perdure.service.window import Window
+from perdure.service.window import LeasedWindow, Window
 from perdure.store.contract import Backlog, Store, StoreError, TaskRow
+from perdure.store.sharing import Queue, Sharing
 
 log = logging.getLogger("perdure.service")
 
@@ -152,10 +153,10 @@ class TaskQueue:
         "worker_rate",
     )
 
-    def __init__(self, key: QueueKey, window_size: int) -> None:
+    def __init__(self, key: QueueKey, rows: Window) -> None:
         self.key = key
         self.polls: OrderedDict[Poll, None] = OrderedDict()
-        self.rows = Window(window_size)
+        self.rows = rows
         self.ranking = Ranking()
         self.flows: dict[int, Flow] = {}
         self.began_ns = 0
@@ -220,6 +221,7 @@ class Matching:
 
     def __init__(self, store: Store, clock: Clock, settings: Settings) -> None:
         self._store = store
+        self._sharing = store.sharing
         self._clock = clock
         self._settings = settings
         self._queues: dict[tuple[str, str, int], TaskQueue] = {}
@@ -230,9 +232,12 @@ class Matching:
         self._closed = False
         self.claim: Callable[[TaskQueue, TaskRow], None]  # set by the dispatcher
         self.configure: Callable[[TaskQueue], None] = lambda _: None  # a queue that is new
+        self.arrived: Callable[[TaskQueue], None] = lambda _: None  # one that had no workers
 
     async def open(self) -> None:
         """Read the first window of every queue that has waiting tasks."""
+        if self._sharing is not None:
+            return  # they are leased when somebody polls
         for queue, backlogs in self._queues_of(await self._store.backlogs()):
             queue.rows.forget()  # tasks taken back just now are not the oldest
             queue.ranking.restore(backlogs)
@@ -266,9 +271,17 @@ class Matching:
             if len(self._queues) >= self._purge_at:
                 self._purge()
             key = QueueKey(namespace, name, kind)
-            found = self._queues[key] = TaskQueue(key, self._settings.backlog_window)
+            size = self._settings.backlog_window
+            rows = Window(size) if self._sharing is None else LeasedWindow(size)
+            found = self._queues[key] = TaskQueue(key, rows)
             self.configure(found)
         return found
+
+    def configure_again(self) -> None:
+        """What is set for queues may have changed."""
+        for queue in self._queues.values():
+            self.configure(queue)
+            self.pump(queue)
 
     def known(self, namespace: str, name: str, kind: int) -> TaskQueue | None:
         """The queue of that name, if anything ever used it."""
@@ -292,6 +305,7 @@ class Matching:
                 "(task_queue_polls_max)."
             )
         poll.parked_ns = now_ns = self._clock.now_ns()
+        is_first = not queue.is_alive(now_ns, self._settings.sticky_alive_ns)
         queue.note(poll.identity, now_ns)
         expiry_ns = now_ns + self._settings.long_poll_ns
         poll.deadline_ns = until(now_ns, self._settings.long_poll_ns)
@@ -303,6 +317,8 @@ class Matching:
             self._arm(expiry_ns)
         if queue.rows or queue.queries or queue.rows.more:
             self.pump(queue)
+        if is_first:
+            self.arrived(queue)
 
     def finish(self, poll: Poll) -> None:
         """The poll's call ended: it is parked nowhere any more."""
@@ -391,8 +407,23 @@ class Matching:
             queue.rate_alarm = self._clock.call_at(ready_ns, partial(self.pump, queue))
         return False
 
+    def polled(self) -> list[Queue]:
+        """The queues that have parked polls."""
+        return [queue.key for queue in self._queues.values() if queue.polls]
+
+    def has_more(self, key: Queue) -> None:
+        """The store has tasks for a queue that this node may not have heard of."""
+        queue = self._queues.get(key)
+        if queue is not None:
+            queue.rows.forget()
+            self.pump(queue)
+
     async def reread(self) -> None:
         """The store may have waiting tasks that memory has not heard of: read all windows anew."""
+        if self._sharing is not None:
+            for key in self.polled():
+                self.has_more(key)
+            return
         for queue, backlogs in self._queues_of(await self._store.backlogs()):
             queue.rows.forget()
             queue.ranking.restore(backlogs)
@@ -421,7 +452,11 @@ class Matching:
         window, limit = queue.rows, self._settings.backlog_window
         window.loading = True
         try:
-            found = await self._store.tasks(*queue.key, window.last, limit)
+            if self._sharing is None:
+                found = await self._store.tasks(*queue.key, window.last, limit)
+            else:
+                limit = min(limit, max(1, len(queue.polls) - queue.claiming))
+                found = await self._sharing.lease_tasks(queue.key, limit)
         except StoreError:
             window.failed()
             raise
@@ -455,6 +490,36 @@ class Matching:
         for poll in list(queue.polls):
             self._expire(poll)
         queue.retired = True
+
+    def retired_elsewhere(self, key: Queue) -> None:
+        """A worker told another node that it shuts down."""
+        queue = self.queue(*key)
+        if not queue.polls:
+            queue.retired = True
+
+    def give_back(self, queue: TaskQueue, row: TaskRow) -> None:
+        """A row that was taken finds no poll any more: it waits again."""
+        if self._sharing is None:
+            queue.rows.put_back(row)
+        else:
+            self._spawn(self._release(self._sharing, row))
+
+    def discard(self, row: TaskRow) -> None:
+        """A row's run is gone."""
+        if self._sharing is not None:
+            self._spawn(self._drop(self._sharing, row))
+
+    async def _drop(self, sharing: Sharing, row: TaskRow) -> None:
+        try:
+            await sharing.drop_tasks([row.id])
+        except StoreError as error:  # it comes again when the lease is over
+            log.warning("a stale task could not be removed: %s", error)
+
+    async def _release(self, sharing: Sharing, row: TaskRow) -> None:
+        try:
+            await sharing.release_tasks([row.id])
+        except StoreError as error:  # it is free when the lease is over
+            log.warning("a task could not be given back: %s", error)
 
     def release_worker(self, queue: TaskQueue, worker: str) -> None:
         """One worker of a queue shuts down: its polls are answered empty."""

@@ -47,6 +47,9 @@ class MultiOperationRPCs(UpdateRPCs):
         _check_start(start)
         _check_update(start, update, self.node.settings)
         update.request.CopyFrom(updates.with_id(update.request))
+        answer = await self._elsewhere(request, start)
+        if answer is not None:
+            return answer
         pending: list[tuple[int, PendingUpdate]] = []
         try:
             outcome = await self.node.starting.start(
@@ -59,13 +62,27 @@ class MultiOperationRPCs(UpdateRPCs):
             self._withdraw(pending)
             raise
         try:
-            answer = await self._answer(outcome, update, pending)
+            updated = await self._answer(outcome, update, pending)
         except RPCError as error:
             raise _failure(error, position=1) from error
         made = ExecuteMultiOperationResponse()
         made.responses.add().start_workflow.CopyFrom(start_response(outcome, start))
-        made.responses.add().update_workflow.CopyFrom(answer)
+        made.responses.add().update_workflow.CopyFrom(updated)
         return made
+
+    async def _elsewhere(
+        self, request: ExecuteMultiOperationRequest, start: StartWorkflowExecutionRequest
+    ) -> ExecuteMultiOperationResponse | None:
+        """The answer of the node where workers of the start's task queue poll."""
+        node = self.node
+        if node.neighbours is None:
+            return None
+        deadline_ns = until(node.clock.now_ns(), node.settings.history_poll_ns)
+        answer: ExecuteMultiOperationResponse | None = await node.neighbours.ask_queues(
+            request.namespace, [start.task_queue.name], "execute_multi_operation", request,
+            deadline_ns,
+        )  # fmt: skip
+        return answer
 
     def _admit_first(
         self,

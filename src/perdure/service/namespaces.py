@@ -101,12 +101,24 @@ class Namespaces:
         self._all: dict[str, Namespace] = {}
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
         self._writing = asyncio.Lock()  # a change is based on all that were made before
+        self.changed: Callable[[], None] = lambda: None  # by another node
 
     async def open(self) -> None:
         """Read them all; make ``default`` on a fresh store."""
         self._all = {row.name: _decode(row.body) for row in await self._store.namespaces()}
         if "default" not in self._all:
             await self.put(Namespace("default", self._new_id(), "The default namespace."))
+
+    async def reread(self) -> None:
+        """Another node changed one: read them all again. Raises StoreError."""
+        async with self._writing:
+            for row in await self._store.namespaces():
+                read = _decode(row.body)
+                noted = self._noted.get(read.name)
+                if noted:
+                    read.search_attributes = read.search_attributes | noted
+                self._all[read.name] = read
+        self.changed()
 
     # -- look-up -----------------------------------------------------------------------------------
 

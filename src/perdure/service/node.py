@@ -23,6 +23,7 @@ from perdure.service.executions import Executions
 from perdure.service.ids import Ids
 from perdure.service.matching import WORKFLOW, Matching, Poll, TaskQueue
 from perdure.service.namespaces import Namespaces
+from perdure.service.neighbours import Neighbours
 from perdure.service.queries import QueryTasks
 from perdure.service.settings import Settings
 from perdure.service.starting import Starting
@@ -90,6 +91,12 @@ class Node:
         self.query_tasks = QueryTasks(self.settings.queries_max)
         self.workers = Workers(self.clock, self.settings)
         self.purger = Purger(self)
+        self.neighbours: Neighbours | None = None
+        if store.sharing is not None:
+            neighbours = self.neighbours = Neighbours(self, store.sharing)
+            self.executions.watch_elsewhere = neighbours.watches.add
+            self.matching.arrived = neighbours.workers_arrived
+        self.namespaces.changed = self.matching.configure_again
         self.service = WorkflowService(self)
         self._looking = False
         self._closing = False
@@ -108,9 +115,12 @@ class Node:
             await self.ids.open()
             await self.namespaces.open()
             self.executions.committer.open()
+            if self.neighbours is not None:
+                await self.neighbours.open()
             await self._take_back()
             await self.matching.open()
-            await self._redirect_orphans()
+            if self.neighbours is None:
+                await self._redirect_orphans()
             await self.courier.open()
             await self.alarms.open()
             self.purger.open()
@@ -129,6 +139,8 @@ class Node:
         await self.dispatcher.close()
         await self.matching.drain()
         await self.executions.committer.close()
+        if self.neighbours is not None:
+            await self.neighbours.close()
         await self.ids.close()
         await self.store.close()
 
@@ -186,7 +198,10 @@ class Node:
 
     async def _take_back(self) -> None:
         """Workers of the former process died with it: what they held is offered again."""
-        await self.take_back(await self.store.in_flight(), frozenset([self.store.node]))
+        living = frozenset([self.store.node])
+        if self.neighbours is not None:
+            living |= self.neighbours.living
+        await self.take_back(await self.store.in_flight(), living)
 
     async def take_back(self, keys: list[int], living: frozenset[int]) -> None:
         """Offer again what workers of nodes that do not live any more held of some runs."""

@@ -42,6 +42,7 @@ from perdure.service.entries import Entry
 from perdure.service.matching import WORKFLOW, Poll
 from perdure.service.pages import END, Page, PageToken
 from perdure.service.reading import reading
+from perdure.store.sharing import Awaited
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -247,6 +248,9 @@ class QueryRPCs:
                 rejected.query_rejected.status = entry.run.state.status  # type: ignore[assignment]
                 return rejected
             check(entry.run)
+            answer = await self._ask_elsewhere(entry.run, request, deadline_ns)
+            if answer is not None:
+                return answer
             try:
                 if rides_along(entry.run):
                     return await self._ride(key, request.query, deadline_ns)
@@ -254,12 +258,28 @@ class QueryRPCs:
             except Unblocked:
                 continue  # the run has moved on: see what it is now
 
+    async def _ask_elsewhere(
+        self, run: Execution, request: QueryWorkflowRequest, deadline_ns: int
+    ) -> QueryWorkflowResponse | None:
+        """The answer of the node where the run's worker polls; None when it is for this one."""
+        neighbours = self.node.neighbours
+        if neighbours is None:
+            return None
+        asked = QueryWorkflowRequest()
+        asked.CopyFrom(request)
+        asked.execution.run_id = run.info.run_id
+        answer: QueryWorkflowResponse | None = await neighbours.ask_worker(
+            run, "query_workflow", asked, deadline_ns
+        )
+        return answer
+
     async def _ride(
         self, key: int, query: WorkflowQuery, deadline_ns: int
     ) -> QueryWorkflowResponse:
         """Wait for the answer that comes with the run's next workflow task."""
         companion = self.node.companions.of(key)
         query_id, future = companion.add_query(query)
+        self.node.executions.watch_elsewhere(key, Awaited.ANY)
         try:
             if not await waiting.happened(future, self.node.clock, deadline_ns):
                 raise self._late(query)

@@ -254,6 +254,8 @@ class Starting:
             key = await executions.find(request.namespace, request.workflow_id)
             if key is None:
                 return None
+            if self._node.neighbours is not None:
+                return await executions.entry(key)
             entry = executions.cached(key)
             if entry is not None:
                 return entry

@@ -28,6 +28,7 @@ from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED, Found
 from perdure.service import validation, waiting
 from perdure.service.companion import PendingUpdate, Unblocked
 from perdure.service.settings import Settings
+from perdure.store.sharing import Awaited
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -162,6 +163,11 @@ class UpdateRPCs:
         found = engine_updates.find(run, update_id)
         if found is not None:
             return await self._follow(key, run, update_id, found, wanted, deadline_ns)
+        known = node.companions.known(key)
+        if known is None or known.find_update(update_id) is None:
+            reached = await self._update_elsewhere(run, request, update, deadline_ns)
+            if reached is not None:
+                return reached
         companion = node.companions.of(key)
         pending = companion.find_update(update_id)
         if pending is not None:
@@ -185,6 +191,37 @@ class UpdateRPCs:
                 companion.drop_update(pending, Unblocked())
             raise
         return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
+
+    async def _update_elsewhere(
+        self,
+        run: Execution,
+        request: UpdateWorkflowExecutionRequest,
+        update: Request,
+        deadline_ns: int,
+    ) -> Reached | None:
+        """How far it came on the node where the run's worker polls; None when it is for this one.
+
+        Raises Unblocked when the run closed under it.
+        """
+        neighbours = self.node.neighbours
+        if neighbours is None or not run.is_open:
+            return None
+        asked = UpdateWorkflowExecutionRequest()
+        asked.CopyFrom(request)
+        asked.request.CopyFrom(update)
+        asked.workflow_execution.run_id = run.info.run_id
+        try:
+            answer = await neighbours.ask_worker(
+                run, "update_workflow_execution", asked, deadline_ns
+            )
+        except NotFound:
+            if (await self.node.executions.read(run.key)).run.is_open:
+                raise
+            raise Unblocked from None  # the run closed, and may have a successor
+        if answer is None:
+            return None
+        outcome = answer.outcome.SerializeToString() if answer.HasField("outcome") else b""
+        return Reached(run.info.run_id, answer.stage, outcome)
 
     async def _follow(
         self,
@@ -213,6 +250,7 @@ class UpdateRPCs:
         try:
             while not is_enough(pending.stage, wanted):
                 future = companion.wait_update(pending)
+                self.node.executions.watch_elsewhere(key, Awaited.ANY)
                 try:
                     if not await waiting.happened(future, self.node.clock, deadline_ns):
                         break
@@ -266,7 +304,10 @@ class UpdateRPCs:
         known = self.node.companions.known(key)
         pending = known.find_update(update_id) if known is not None else None
         if found is None and pending is None:
-            raise NotFound(f'update "{update_id}" not found')
+            answer = await self._poll_elsewhere(run, update_id, wanted, deadline_ns)
+            if answer is None:
+                raise NotFound(f'update "{update_id}" not found')
+            return answer
         if wanted == UNSPECIFIED:
             if found is not None:
                 return Reached(run.info.run_id, found.stage, found.outcome)
@@ -275,3 +316,23 @@ class UpdateRPCs:
             return await self._follow(key, run, update_id, found, wanted, deadline_ns)
         assert pending is not None
         return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
+
+    async def _poll_elsewhere(
+        self, run: Execution, update_id: str, wanted: int, deadline_ns: int
+    ) -> Reached | None:
+        """The same on the node where the run's worker polls: it may have admitted the update."""
+        neighbours = self.node.neighbours
+        if neighbours is None or not run.is_open:
+            return None
+        asked = PollWorkflowExecutionUpdateRequest(
+            namespace=run.info.namespace,
+            update_ref=_ref(run.info.workflow_id, run.info.run_id, update_id),
+        )
+        asked.wait_policy.lifecycle_stage = wanted  # type: ignore[assignment]
+        answer = await neighbours.ask_worker(
+            run, "poll_workflow_execution_update", asked, deadline_ns
+        )
+        if answer is None:
+            return None
+        outcome = answer.outcome.SerializeToString() if answer.HasField("outcome") else b""
+        return Reached(run.info.run_id, answer.stage, outcome)

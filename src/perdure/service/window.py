@@ -121,3 +121,49 @@ class Window:
 
     def _push(self, row: TaskRow) -> None:
         heappush(self._heap, (row.rank, row.id, row))
+
+
+class LeasedWindow(Window):
+    """Rows of a store that nodes share, leased to this one: as many as it has polls for.
+
+    What others lease or write is not known here; ``more`` says that it is worth a look.
+    """
+
+    __slots__ = ("_again",)
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._again = False
+        self.more = True
+
+    def add(self, row: TaskRow) -> None:
+        """A row was committed: whoever leases it first gets it."""
+        self.forget()
+
+    def loaded(self, rows: Sequence[TaskRow], more: bool) -> None:
+        """Rows were leased; `more`: others may wait."""
+        self.loading = False
+        self.more = more or self._again
+        self._again = False
+        for row in rows:
+            self._push(row)
+
+    def failed(self) -> None:
+        """None could be leased."""
+        self.loading = self._again = False
+        self.more = True
+
+    def forget(self) -> None:
+        """The store may have rows that were not there before."""
+        self._again = self.loading
+        self.more = True
+
+    def refused(self, row: TaskRow) -> None:
+        """A claim was lost: try again, unless that happens too often for it to be ours still."""
+        failures = self._failures.get(row.id, 0) + 1
+        if failures > _FAILURES_MAX or len(self._failures) > _FAILED_ROWS_MAX:
+            self._failures.pop(row.id, None)
+            self.forget()
+            return
+        self._failures[row.id] = failures
+        self._push(row)

@@ -132,6 +132,13 @@ class WorkflowTaskRPCs:
             queue = node.matching.known(request.namespace, request.sticky_task_queue, WORKFLOW)
             if queue is not None:
                 node.matching.retire(queue)
+            if node.neighbours is not None:
+                queue = queue or node.matching.queue(
+                    request.namespace, request.sticky_task_queue, WORKFLOW
+                )
+                queue.retired = True
+                node.neighbours.tell_retired(queue.key)
+            if queue is not None:
                 await node.dispatcher.redirect(queue)
         return ShutdownWorkerResponse()
 

@@ -152,6 +152,8 @@ class Rendering:
 
     def _in(self, field: Field, values: Sequence[Scalar]) -> str:
         """Values of a kind together: they are bound, and compared, as what they are."""
+        if not values:
+            return self._never(field)
         kinds: dict[bool, list[Scalar]] = {}
         for value in values:
             kinds.setdefault(isinstance(value, str), []).append(value)
@@ -159,7 +161,13 @@ class Rendering:
         for alike in kinds.values():
             marks = ", ".join(self.bind(value) for value in alike)
             tests.append(self._test(field, f"IN ({marks})", alike[0]))
-        return f"({' OR '.join(tests)})" if tests else "(1 = 0)"
+        return f"({' OR '.join(tests)})"
+
+    def _never(self, field: Field) -> str:
+        """False, or NULL when the run has no value there."""
+        if isinstance(field, Custom) and field.is_list:
+            return self.any_member(field, "1 = 0")
+        return f"({self.field(field)} <> {self.field(field)})"
 
     def _starts_with(self, field: Field, prefix: str) -> str:
         """As a range, which indexes can serve, and which is exact about case."""

@@ -105,6 +105,9 @@ class Sharing(Protocol):
     async def release_tasks(self, ids: Sequence[int]) -> None:
         """Give up leases, and tell the others."""
 
+    async def drop_tasks(self, ids: Sequence[int]) -> None:
+        """Remove waiting tasks of runs that are gone."""
+
     async def lease_due(self, until_ns: int, limit: int) -> list[int]:
         """Runs whose alarm is due; it is put off a little for the others."""
 
@@ -114,8 +117,11 @@ class Sharing(Protocol):
     async def permits(self, name: str, per_second: float, burst: int, wanted: int) -> int:
         """Take up to so many of what a rate allows all nodes together; how many were there."""
 
-    async def post(self, letter: Letter) -> None:
-        """Leave a letter, and tell who may take it."""
+    async def post(self, letter: Letter) -> int:
+        """Leave a letter, and tell who may take it; its number."""
+
+    async def take_back_letter(self, number: int) -> bool:
+        """Remove a letter; False when somebody took it."""
 
     async def collect(self, addresses: Sequence[str], limit: int) -> list[Letter]:
         """Take letters, oldest first."""

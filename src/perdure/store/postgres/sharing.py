@@ -77,6 +77,10 @@ class PostgresSharing:
         if rows and self.has_company:
             await self.tell(notice_of({(row[0], row[1], row[2]) for row in rows}))
 
+    async def drop_tasks(self, ids: Sequence[int]) -> None:
+        """Remove waiting tasks of runs that are gone."""
+        await self._run(SQL["drop_tasks"], list(ids))
+
     async def lease_due(self, until_ns: int, limit: int) -> list[int]:
         """Runs whose alarm is due; it is put off a little for the others."""
         rows = await self._run(SQL["lease_due"], until_ns, limit, ALARM_LEASE_NS)
@@ -100,10 +104,15 @@ class PostgresSharing:
             if await self._run(SQL["take_rate"], *taken):
                 return int(count)
 
-    async def post(self, letter: Letter) -> None:
-        """Leave a letter, and tell who may take it."""
+    async def post(self, letter: Letter) -> int:
+        """Leave a letter, and tell who may take it; its number."""
         notice = f"{self.node} {LETTER} {letter.address}"
-        await self._run(SQL["post"], letter.address, letter.body, notice)
+        rows = await self._run(SQL["post"], letter.address, letter.body, notice)
+        return int(rows[0][0])
+
+    async def take_back_letter(self, number: int) -> bool:
+        """Remove a letter; False when somebody took it."""
+        return bool(await self._run(SQL["take_back"], number))
 
     async def collect(self, addresses: Sequence[str], limit: int) -> list[Letter]:
         """Take letters, oldest first."""

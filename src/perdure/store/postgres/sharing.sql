@@ -41,6 +41,10 @@ WITH found AS (
 UPDATE perdure.tasks AS t SET leased_until_ns = 0 FROM found WHERE t.id = found.id AND {quick}
 RETURNING t.namespace, t.queue, t.kind;
 
+-- name: drop_tasks
+DELETE FROM perdure.tasks AS t WHERE id = ANY($1::bigint[])
+    AND NOT EXISTS (SELECT FROM perdure.states AS s WHERE s.key = t.key);
+
 -- name: lease_due
 WITH due AS (
     SELECT key FROM perdure.states WHERE wake_at_ns > 0 AND wake_at_ns <= $1
@@ -69,7 +73,10 @@ RETURNING {quick};
 
 -- name: post
 INSERT INTO perdure.letters (address, created_ns, body) VALUES ($1, {now}, $2)
-RETURNING pg_notify('perdure', $3), {quick};
+RETURNING id, pg_notify('perdure', $3), {quick};
+
+-- name: take_back
+DELETE FROM perdure.letters WHERE id = $1 RETURNING {quick};
 
 -- name: collect
 DELETE FROM perdure.letters WHERE id IN (

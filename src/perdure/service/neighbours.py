@@ -1,0 +1,245 @@
+"""A node among others that share its database: what it tells them, and what it hears.
+
+News comes as notices, within milliseconds. A beat every few seconds is the safety net: one
+statement that gives a sign of life and asks for everything that a lost notice may have told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from google.protobuf.message import Message
+
+from perdure.api.errors import RPCError
+from perdure.engine.execution import Execution
+from perdure.service.clock import SystemClock
+from perdure.service.matching import WORKFLOW, TaskQueue
+from perdure.service.relay import RELAYED, Relay, queue_address
+from perdure.service.watches import Watches
+from perdure.store import sharing as notices
+from perdure.store.contract import StoreError
+from perdure.store.sharing import Beat, Queue, Sharing
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
+
+log = logging.getLogger("perdure.service")
+
+BEAT_S: Final = 5.0
+_DEAF_BEAT_S: Final = 0.5
+_STICKY_PATIENCE_NS: Final = 1_000_000_000
+
+
+class Neighbours:
+    """The other nodes, as far as this one has to do with them.
+
+    Attributes:
+        relay: passes calls on to them.
+        watches: runs that they may change while somebody here waits.
+    """
+
+    def __init__(self, node: Node, sharing: Sharing) -> None:
+        self._node = node
+        self._sharing = sharing
+        self._living: frozenset[int] = frozenset()
+        self._namespaces = ""
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.relay = Relay(node, sharing, self._queue_addresses, self._spawn)
+        self.watches = Watches(node.executions, sharing, self._run_changed)
+
+    @property
+    def living(self) -> frozenset[int]:
+        """The nodes that lived at the last beat."""
+        return self._living
+
+    @property
+    def has_company(self) -> bool:
+        """Whether other nodes are there."""
+        return self._sharing.has_company
+
+    async def open(self) -> None:
+        """Say hello, and begin to listen. Raises StoreError."""
+        await self._beat()
+        self._sharing.listener = self._heard
+        await self._sharing.tell(notices.HELLO)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-neighbours")
+
+    async def close(self) -> None:
+        """Leave: what this node's own workers held is offered again by others."""
+        self._sharing.listener = lambda _: None
+        tasks = [*self._tasks, *([self._task] if self._task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.watches.close()
+        try:
+            await self._sharing.bury([self._sharing.node])
+            await self._sharing.tell(notices.HELLO)
+        except StoreError as error:
+            log.warning("the other nodes could not be told that this one leaves: %s", error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what this node hears ----------------------------------------------------------------------
+
+    def _heard(self, notice: str) -> None:
+        word, _, about = notice.partition(" ")
+        if word == notices.TASKS:
+            for queue in notices.queues_of(about) or self._node.matching.polled():
+                self._node.matching.has_more(queue)
+        elif word == notices.AWAITED:
+            self.watches.heard(map(int, about.split()))
+        elif word == notices.LETTER:
+            self.relay.heard(about)
+        elif word == notices.RETIRED:
+            for queue in notices.queues_of(about):
+                self._node.matching.retired_elsewhere(queue)
+        elif word == notices.NAMESPACES:
+            self._spawn(self._read_namespaces())
+        else:  # hello, or notices were missed
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            pause_s = _DEAF_BEAT_S if self._sharing.deaf else BEAT_S
+            try:
+                await asyncio.wait_for(self._wake.wait(), pause_s)
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._beat()
+            except (StoreError, RPCError) as error:
+                log.warning("the database does not answer: %s", error)
+            except Exception:
+                log.exception("a beat failed")
+
+    async def _beat(self) -> None:
+        matching = self._node.matching
+        sent_ns = self._node.clock.now_ns()
+        beat = await self._sharing.beat(matching.polled(), self.relay.addresses)
+        self._follow_clock(beat, sent_ns)
+        for queue in beat.queues:
+            matching.has_more(queue)
+        if beat.letters:
+            self.relay.look()
+        if beat.messages:
+            await self._node.courier.reread()
+        if beat.namespaces != self._namespaces:
+            if self._namespaces:
+                await self._node.namespaces.reread()
+            self._namespaces = beat.namespaces
+        left = self._living - beat.nodes
+        self._living = beat.nodes
+        if self._task is not None:  # not the first, before the node is open
+            self.watches.renew()
+            if left or beat.died:
+                await self._take_over(beat)
+
+    async def _take_over(self, beat: Beat) -> None:
+        """Nodes died, or left: go on with what was theirs."""
+        node = self._node
+        await node.take_back(await self._sharing.orphans(), beat.nodes)
+        await self._sharing.bury(sorted(beat.died))
+        await node.alarms.open()
+        await node.courier.reread()
+
+    def _follow_clock(self, beat: Beat, sent_ns: int) -> None:
+        """Go by the database's clock, which all nodes share."""
+        clock = self._node.clock
+        if isinstance(clock, SystemClock):
+            clock.follow(beat.now_ns, sent_ns)
+
+    async def _read_namespaces(self) -> None:
+        try:
+            await self._node.namespaces.reread()
+        except StoreError as error:  # the next beat sees that they differ
+            self._namespaces = "?"
+            log.warning("the namespaces cannot be read: %s", error)
+
+    def _run_changed(self, key: int) -> None:
+        self._spawn(self._look_at(key))
+
+    async def _look_at(self, key: int) -> None:
+        """Wake who waits for a run, if it really changed."""
+        node = self._node
+        try:
+            await node.executions.look_again(key)
+            await node.companions.look_again(key)
+        except RPCError as error:  # who waits looks for itself, in time
+            log.warning("run %d cannot be read: %s", key, error.message)
+
+    # -- where a run's worker is -------------------------------------------------------------------
+
+    async def ask_worker(
+        self, run: Execution, method: str, request: Message, deadline_ns: int
+    ) -> Any:
+        """Have a call made by a node where the run's worker polls; None if this one is to make it.
+
+        Raises what the call raises there, DeadlineExceeded, and Unavailable.
+        """
+        names = [name for name in (run.state.sticky_queue, run.info.task_queue) if name]
+        return await self.ask_queues(run.info.namespace, names, method, request, deadline_ns)
+
+    async def ask_queues(
+        self, namespace: str, names: list[str], method: str, request: Message, deadline_ns: int
+    ) -> Any:
+        """The same for the first of some task queues that has workers."""
+        if not self.has_company or RELAYED.get():
+            return None
+        for name in names:
+            if self.is_here(namespace, name):
+                break
+            is_last = name == names[-1]
+            patience_ns = self._node.settings.query_poller_ns if is_last else _STICKY_PATIENCE_NS
+            answer = await self.relay.ask(
+                queue_address((namespace, name, WORKFLOW)),
+                method,
+                request,
+                deadline_ns,
+                patience_ns=patience_ns,
+                needless=partial(self.is_here, namespace, name),
+            )
+            if answer is not None:
+                return answer
+        return None
+
+    def is_here(self, namespace: str, name: str) -> bool:
+        """Whether workers poll a workflow task queue on this node."""
+        queue = self._node.matching.known(namespace, name, WORKFLOW)
+        return queue is not None and self._is_alive(queue)
+
+    def _is_alive(self, queue: TaskQueue) -> bool:
+        node = self._node
+        return queue.is_alive(node.clock.now_ns(), node.settings.sticky_alive_ns)
+
+    def workers_arrived(self, queue: TaskQueue) -> None:
+        """A queue has its first poll: calls of other nodes may wait for that."""
+        if self.has_company and queue.key.kind == WORKFLOW:
+            self.relay.look()
+
+    def _queue_addresses(self) -> list[str]:
+        return [
+            queue_address(queue) for queue in self._node.matching.polled() if queue[2] == WORKFLOW
+        ]
+
+    def tell_retired(self, queue: Queue) -> None:
+        """A worker on this node said that it shuts down."""
+        if self.has_company:
+            self._spawn(self._tell(notices.queues_notice(notices.RETIRED, [queue])))
+
+    async def _tell(self, notice: str) -> None:
+        try:
+            await self._sharing.tell(notice)
+        except StoreError as error:
+            log.warning("the other nodes could not be told: %s", error)

@@ -1,0 +1,265 @@
+"""Requests that need a worker which polls another node: passed on to that node, and answered here.
+
+Queries and updates wait in the memory of the node that has the run's worker, so that is where they
+have to be. The request travels as a letter through the database, addressed to a task queue: a node
+that has polls of that queue takes it and makes the same call itself; the answer comes back as a
+letter to this node. A letter that nobody takes is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+from temporalio.api import errordetails
+from temporalio.api.workflowservice import v1 as workflowservice
+
+from perdure.api.caller import CALLER, Caller
+from perdure.api.errors import DeadlineExceeded, RPCError, StatusCode, Unavailable
+from perdure.store.contract import StoreError
+from perdure.store.sharing import Letter, Queue, Sharing
+
+if TYPE_CHECKING:
+    from perdure.service.node import Node
+
+log = logging.getLogger("perdure.service")
+
+_AT_ONCE: Final = 100
+_LOOK_EVERY_S: Final = 0.5
+
+RELAYED: Final[ContextVar[bool]] = ContextVar("relayed", default=False)
+"""Whether the present call came from another node: it goes no further."""
+
+
+class Ask(msgspec.Struct, tag=True):
+    """A call that another node is to make."""
+
+    number: int
+    reply_to: str
+    method: str
+    request: bytes
+    deadline_ns: int
+
+
+class Reply(msgspec.Struct, tag=True):
+    """What became of it: the response, or an error's code, message and details."""
+
+    number: int
+    response: bytes = b""
+    code: int = 0
+    message: str = ""
+    details: list[bytes] = []
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Ask | Reply).decode
+
+
+def node_address(node: int) -> str:
+    """Where a node's own letters go."""
+    return f"node {node}"
+
+
+def queue_address(queue: Queue) -> str:
+    """Where letters go for any node that has polls of a task queue."""
+    return msgspec.json.encode(queue).decode()
+
+
+class Relay:
+    """Letters of this node.
+
+    Args:
+        node: makes the calls that others ask for.
+        sharing: carries the letters.
+        addresses: where this node takes letters, beside its own.
+        spawn: runs something beside the calls.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        sharing: Sharing,
+        addresses: Callable[[], list[str]],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._node = node
+        self._sharing = sharing
+        self._addresses = addresses
+        self._spawn = spawn
+        self._asked: dict[int, asyncio.Future[Reply]] = {}
+        self._last = 0
+        self._collecting = False
+        self._again = False
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where this node takes letters."""
+        return [node_address(self._sharing.node), *self._addresses()]
+
+    # -- this node asks ----------------------------------------------------------------------------
+
+    async def ask(
+        self,
+        address: str,
+        method: str,
+        request: Message,
+        deadline_ns: int,
+        *,
+        patience_ns: int,
+        needless: Callable[[], bool] = lambda: False,
+    ) -> Any:
+        """The response of another node; None when none took the letter.
+
+        Args:
+            address: who may take it.
+            method: of the service.
+            request: for it.
+            deadline_ns: when the caller gives up.
+            patience_ns: how long the letter may lie there.
+            needless: it is to be taken back at once: the call can be made here after all.
+
+        Raises:
+            RPCError: what the call raised there.
+            DeadlineExceeded: no answer in time.
+            Unavailable: the database failed.
+        """
+        self._last += 1
+        number = self._last
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._asked[number] = reply
+        ask = Ask(
+            number, node_address(self._sharing.node), method, request.SerializeToString(),
+            deadline_ns,
+        )  # fmt: skip
+        try:
+            letter = await self._sharing.post(Letter(address, _encode(ask)))
+            if await self._is_left(letter, reply, deadline_ns, patience_ns, needless):
+                return None
+            return _opened(method, reply.result())
+        except StoreError as error:
+            raise Unavailable(f"The database cannot be written: {error}") from error
+        finally:
+            del self._asked[number]
+
+    async def _is_left(
+        self,
+        letter: int,
+        reply: asyncio.Future[Reply],
+        deadline_ns: int,
+        patience_ns: int,
+        needless: Callable[[], bool],
+    ) -> bool:
+        """Wait for the reply; whether instead the letter was taken back, as nobody wanted it."""
+        clock = self._node.clock
+        patient_until_ns = min(deadline_ns, clock.now_ns() + patience_ns)
+        lies_there = True
+        while not reply.done():
+            await asyncio.wait([reply], timeout=_LOOK_EVERY_S)
+            if reply.done():
+                break
+            now_ns = clock.now_ns()
+            if lies_there and (now_ns >= patient_until_ns or needless()):
+                if await self._sharing.take_back_letter(letter):
+                    return True
+                lies_there = False
+            if now_ns >= deadline_ns:
+                raise DeadlineExceeded("the node that has the run's worker did not answer in time")
+        return False
+
+    # -- other nodes ask ---------------------------------------------------------------------------
+
+    def heard(self, address: str) -> None:
+        """A letter was posted."""
+        if address in self.addresses:
+            self.look()
+
+    def look(self) -> None:
+        """Letters may wait."""
+        if self._collecting:
+            self._again = True
+            return
+        self._collecting = True
+        self._spawn(self._collect())
+
+    async def _collect(self) -> None:
+        try:
+            while True:
+                self._again = False
+                letters = await self._sharing.collect(self.addresses, _AT_ONCE)
+                for letter in letters:
+                    self._open(letter)
+                if not letters and not self._again:
+                    return
+        except StoreError as error:  # the next beat looks again
+            log.warning("letters of other nodes cannot be read: %s", error)
+        finally:
+            self._collecting = False
+
+    def _open(self, letter: Letter) -> None:
+        try:
+            read = _decode(letter.body)
+        except msgspec.MsgspecError:
+            log.warning("a letter for %s cannot be read; another version's?", letter.address)
+            return
+        if isinstance(read, Reply):
+            waiting = self._asked.get(read.number)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(read)
+        elif read.deadline_ns > self._node.clock.now_ns():
+            self._spawn(self._serve(read))
+
+    async def _serve(self, ask: Ask) -> None:
+        """Make a call for another node. The context is this task's own."""
+        RELAYED.set(True)
+        CALLER.set(Caller(in_process=False, deadline_ns=ask.deadline_ns))
+        reply = Reply(ask.number)
+        try:
+            request = _message(ask.method, "Request").FromString(ask.request)
+            response = await getattr(self._node.service, ask.method)(request)
+            reply.response = response.SerializeToString()
+        except RPCError as error:
+            reply.code, reply.message = int(error.code), error.message
+            reply.details = [_packed(detail) for detail in error.details]
+        except Exception as error:
+            log.exception("a call for another node failed")
+            reply.code, reply.message = int(StatusCode.INTERNAL), repr(error)
+        try:
+            await self._sharing.post(Letter(ask.reply_to, _encode(reply)))
+        except StoreError as error:  # the caller asks again
+            log.warning("an answer for another node cannot be sent: %s", error)
+
+
+def _opened(method: str, reply: Reply) -> Any:
+    if reply.code:
+        details = [_unpacked(detail) for detail in reply.details]
+        raise RPCError.of(reply.code, reply.message, [d for d in details if d is not None])
+    return _message(method, "Response").FromString(reply.response)
+
+
+@cache
+def _message(method: str, suffix: str) -> Any:
+    name = "".join(word.capitalize() for word in method.split("_"))
+    return getattr(workflowservice, f"{name}{suffix}")
+
+
+def _packed(detail: Message) -> bytes:
+    packed = AnyMessage()
+    packed.Pack(detail)
+    return packed.SerializeToString()
+
+
+def _unpacked(body: bytes) -> Message | None:
+    packed = AnyMessage.FromString(body)
+    kind = getattr(errordetails.v1, packed.type_url.rpartition(".")[2], None)
+    if kind is None:
+        return None
+    detail: Message = kind()
+    packed.Unpack(detail)
+    return detail

@@ -1,0 +1,84 @@
+"""Commits of other nodes that somebody on this node waits for.
+
+A watch is noted in the run's own row, and whoever commits next tells of it. It is asked for after
+the caller began to wait, so the answer says which version the row had: a newer one than the caller
+can have seen means that it need not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from perdure.store.contract import StoreError
+from perdure.store.sharing import Awaited, Sharing
+
+if TYPE_CHECKING:
+    from perdure.service.executions import Executions
+
+log = logging.getLogger("perdure.service")
+
+_AT_ONCE = 1_000
+
+
+class Watches:
+    """What this node asked to be told of.
+
+    Args:
+        executions: whose waiters are woken.
+        sharing: of the store.
+        spawn: runs something beside the calls.
+
+    Attributes:
+        changed: called with the key of a run that another node may have changed.
+    """
+
+    def __init__(
+        self, executions: Executions, sharing: Sharing, changed: Callable[[int], None]
+    ) -> None:
+        self._executions = executions
+        self._sharing = sharing
+        self._changed = changed
+        self._wanted: dict[int, Awaited] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    def add(self, key: int, awaited: Awaited) -> None:
+        """Somebody waits for a commit of a run."""
+        if not self._sharing.has_company:
+            return  # and when company comes, `renew` asks for all
+        self._wanted[key] = max(self._wanted.get(key, awaited), awaited)
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+
+    def renew(self) -> None:
+        """Ask for everything again: nodes came, or notices may have been missed."""
+        for key, awaited in self._executions.watched():
+            self.add(key, awaited)
+
+    def heard(self, keys: Iterable[int]) -> None:
+        """Another node changed these runs."""
+        for key in keys:
+            self._changed(key)
+
+    async def close(self) -> None:
+        """Wait for what is being asked."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    async def _ask(self) -> None:
+        try:
+            while self._wanted:
+                batch = list(self._wanted.items())[:_AT_ONCE]
+                for key, _ in batch:
+                    del self._wanted[key]
+                versions = await self._sharing.watch(batch)
+                for key, _ in batch:
+                    if self._executions.is_behind(key, versions.get(key)):
+                        self._changed(key)
+        except StoreError as error:  # the next beat renews them
+            log.warning("changes of other nodes cannot be watched: %s", error)
+        finally:
+            self._asking = None
