@@ -268,7 +268,7 @@ async def test_requests_without_attributes_are_refused() -> None:
 async def test_a_change_that_cannot_be_stored_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async with staged() as stage:
 
-        async def fail(row: object) -> None:
+        async def fail(row: object, former: object) -> None:
             raise StoreUnavailable("disk full")
 
         with monkeypatch.context() as patched:

@@ -99,26 +99,33 @@ class Namespaces:
         self._new_id = new_id
         self._settings = settings or Settings()
         self._all: dict[str, Namespace] = {}
+        self._stored: dict[str, bytes] = {}  # as they were read or written
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
         self._writing = asyncio.Lock()  # a change is based on all that were made before
         self.changed: Callable[[], None] = lambda: None  # by another node
 
     async def open(self) -> None:
         """Read them all; make ``default`` on a fresh store."""
-        self._all = {row.name: _decode(row.body) for row in await self._store.namespaces()}
+        await self._read()
         if "default" not in self._all:
-            await self.put(Namespace("default", self._new_id(), "The default namespace."))
+            made = Namespace("default", self._new_id(), "The default namespace.")
+            if not await self._put(made):  # another node was faster
+                await self._read()
 
     async def reread(self) -> None:
         """Another node changed one: read them all again. Raises StoreError."""
         async with self._writing:
-            for row in await self._store.namespaces():
-                read = _decode(row.body)
-                noted = self._noted.get(read.name)
-                if noted:
-                    read.search_attributes = read.search_attributes | noted
-                self._all[read.name] = read
+            await self._read()
         self.changed()
+
+    async def _read(self) -> None:
+        for row in await self._store.namespaces():
+            read = _decode(row.body)
+            noted = self._noted.get(read.name)
+            if noted:
+                read.search_attributes = noted | read.search_attributes
+            self._all[read.name] = read
+            self._stored[read.name] = row.body
 
     # -- look-up -----------------------------------------------------------------------------------
 
@@ -184,31 +191,46 @@ class Namespaces:
         Raises what `edit` raises, NamespaceNotFound, and Unavailable: it may be written then.
         """
         async with self._writing:
-            changed = edit(self.get(name))
-            await self.put(changed)
-        return changed
+            while True:
+                changed = edit(self.get(name))
+                if await self._put(changed):
+                    return changed
 
-    async def put(self, namespace: Namespace) -> None:
-        """Write a namespace, then let it be seen. Raises Unavailable; it may be written then.
+    async def _put(self, namespace: Namespace) -> bool:
+        """Write a namespace, then let it be seen; False when it was another's turn: look again.
 
-        What is based on a namespace as it was goes through `change`.
+        Raises Unavailable; it may be written then.
         """
         try:
-            await self._store.put_namespace(namespace.row())
+            written = await self._write(namespace)
+            if not written:
+                await self._read()
         except StoreError as error:
             raise Unavailable(f"The database cannot be written: {error}") from error
-        noted = self._noted.get(namespace.name)
-        if noted:  # while the write was under way
-            namespace.search_attributes = namespace.search_attributes | noted
-        self._all[namespace.name] = namespace
+        if written:
+            noted = self._noted.get(namespace.name)
+            if noted:  # while the write was under way
+                namespace.search_attributes = namespace.search_attributes | noted
+            self._all[namespace.name] = namespace
+        return written
+
+    async def _write(self, namespace: Namespace) -> bool:
+        """Write a namespace over the one that was read; False when that is no longer there."""
+        row = namespace.row()
+        written = await self._store.put_namespace(row, self._stored.get(row.name))
+        if written:
+            self._stored[row.name] = row.body
+        return written
 
     async def register(self, namespace: Namespace) -> None:
         """Add a namespace; NamespaceAlreadyExists when the name is taken."""
         async with self._writing:
-            taken = self._all.get(namespace.name)
-            if taken is not None and taken.state != DELETED:
-                raise NamespaceAlreadyExists(f'Namespace "{namespace.name}" already exists')
-            await self.put(namespace)
+            while True:
+                taken = self._all.get(namespace.name)
+                if taken is not None and taken.state != DELETED:
+                    raise NamespaceAlreadyExists(f'Namespace "{namespace.name}" already exists')
+                if await self._put(namespace):
+                    return
 
     # -- search attributes -------------------------------------------------------------------------
 
@@ -283,7 +305,8 @@ class Namespaces:
         async with self._writing:
             for name in sorted(self._noted):
                 written = dict(self._noted[name])
-                await self._store.put_namespace(self._all[name].row())
+                while not await self._write(self._all[name]):
+                    await self._read()
                 left = self._noted.get(name, {})
                 left = {key: kind for key, kind in left.items() if written.get(key) != kind}
                 if left:

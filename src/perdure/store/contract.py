@@ -274,8 +274,11 @@ class Store(Protocol):
         Its waiting tasks stay: they are stale now, and dropped when claimed.
         """
 
-    async def put_namespace(self, row: NamespaceRow) -> None:
-        """Insert or replace a namespace."""
+    async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
+        """Insert a namespace, or replace the one with the body `former`.
+
+        False, with nothing written, when the stored one is another: somebody changed it meanwhile.
+        """
 
     async def namespaces(self) -> list[NamespaceRow]:
         """All namespaces, by name."""

@@ -159,7 +159,7 @@ def test_a_port_that_is_taken(start: Start) -> None:
     [
         (["--port", "70000"], "--port: 70000"),
         (["--db", "grpc://host:7233"], "--db: "),
-        (["--db", "postgresql://x"], "--db: "),
+        (["--db", "postgresql://u:secret@nowhere.invalid/x"], "u@nowhere.invalid/x cannot be"),
         (["--db", "sqlite:///no/such/folder/x.db"], "no such directory"),
         (["--config", "none.toml"], "none.toml: No such file"),
         (["--config", "bad.toml"], "did you mean limit.blobSize.error"),

@@ -68,7 +68,7 @@ async def test_a_name_is_taken_until_it_is_deleted(store: SqliteStore) -> None:
     await namespaces.register(Namespace("n", "id-1"))
     with pytest.raises(NamespaceAlreadyExists):
         await namespaces.register(Namespace("n", "id-2"))
-    await namespaces.put(msgspec.structs.replace(namespaces.get("n"), state=int(DELETED)))
+    await namespaces.change("n", lambda now: msgspec.structs.replace(now, state=int(DELETED)))
     await namespaces.register(Namespace("n", "id-2"))
     assert (await opened(store)).get("n").id == "id-2"
 
@@ -87,9 +87,13 @@ async def test_an_attribute_that_is_used_is_registered_by_flush(store: SqliteSto
 
 async def test_a_change_keeps_what_was_noted_meanwhile(store: SqliteStore) -> None:
     namespaces = await opened(store)
-    changed = msgspec.structs.replace(namespaces.get("default"), description="new")
-    namespaces.admit("default", text("Customer"))
-    await namespaces.put(changed)
+
+    def described(now: Namespace) -> Namespace:
+        changed = msgspec.structs.replace(now, description="new")
+        namespaces.admit("default", text("Customer"))  # used while the change is being written
+        return changed
+
+    await namespaces.change("default", described)
     assert "Customer" in namespaces.get("default").search_attributes
     await namespaces.flush()
     found = (await opened(store)).get("default")
@@ -102,7 +106,7 @@ async def test_what_a_failing_store_did_not_write_stays_noted(
     namespaces = await opened(store)
     namespaces.admit("default", text("Customer"))
 
-    async def fail(row: object) -> None:
+    async def fail(row: object, former: object) -> None:
         raise StoreUnavailable("disk full")
 
     with monkeypatch.context() as patched:

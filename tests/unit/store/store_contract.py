@@ -500,9 +500,11 @@ class StoreContract:
     async def test_namespaces(self, store: Store) -> None:
         rows = [NamespaceRow("b", "2", b"two"), NamespaceRow("a", "1", b"one")]
         for row in rows:
-            await store.put_namespace(row)
+            assert await store.put_namespace(row)
         assert await store.namespaces() == rows[::-1]
-        await store.put_namespace(NamespaceRow("b", "2", b"changed"))
+        assert not await store.put_namespace(NamespaceRow("b", "2", b"x"))
+        assert not await store.put_namespace(NamespaceRow("b", "2", b"x"), b"never")
+        assert await store.put_namespace(NamespaceRow("b", "2", b"changed"), b"two")
         assert (await store.namespaces())[1].body == b"changed"
 
     # ---- list and count ----

@@ -132,8 +132,12 @@ dm AS (DELETE FROM perdure.messages WHERE key IN (SELECT key FROM s))
 DELETE FROM perdure.runs WHERE key IN (SELECT key FROM s) RETURNING key;
 
 -- name: put_namespace
-INSERT INTO perdure.namespaces (name, id, body) VALUES ($1, $2, $3)
-ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body;
+WITH written AS (
+    INSERT INTO perdure.namespaces AS n (name, id, body) VALUES ($1, $2, $3)
+    ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body WHERE n.body = $4
+    RETURNING name
+)
+SELECT pg_notify('perdure', $5) FROM written;
 
 -- name: namespaces
 SELECT name, id, body FROM perdure.namespaces ORDER BY name;

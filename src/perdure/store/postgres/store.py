@@ -29,7 +29,7 @@ from perdure.store.postgres.errors import explained
 from perdure.store.postgres.sharing import PostgresSharing, notice_of
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Query
-from perdure.store.sharing import Sharing
+from perdure.store.sharing import NAMESPACES, Sharing
 
 ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
 CHANGES_PAGE: Final = 500
@@ -130,9 +130,10 @@ class PostgresStore:
         """Remove a run and everything of it but waiting tasks, which are stale by then."""
         return bool(await self._write(_fetch, SQL["delete"], key))
 
-    async def put_namespace(self, row: NamespaceRow) -> None:
-        """Insert or replace a namespace."""
-        await self._write(_fetch, SQL["put_namespace"], row.name, row.id, row.body)
+    async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
+        """Insert a namespace, or replace the one with the body `former`; tells the other nodes."""
+        values = (row.name, row.id, row.body, former, f"{self.node} {NAMESPACES}")
+        return bool(await self._write(_fetch, SQL["put_namespace"], *values))
 
     async def _write(self, work: Any, *arguments: Any) -> Any:
         """Do something on the writing connection, to its end even when the caller is cancelled."""

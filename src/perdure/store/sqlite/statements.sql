@@ -147,7 +147,7 @@ DELETE FROM messages WHERE key = ?;
 
 -- name: put_namespace
 INSERT INTO namespaces (name, id, body) VALUES (?, ?, ?)
-ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body;
+ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body WHERE body = ?;
 
 -- name: namespaces
 SELECT name, id, body FROM namespaces ORDER BY name;

@@ -214,9 +214,10 @@ class SqliteStore:
 
         return await self._transact(INLINE_WRITES + 1, work)
 
-    async def put_namespace(self, row: NamespaceRow) -> None:
-        """Insert or replace a namespace."""
-        await self._transact(1, _statement("put_namespace", row.name, row.id, row.body))
+    async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
+        """Insert a namespace, or replace the one with the body `former`; see the contract."""
+        work = _statement("put_namespace", row.name, row.id, row.body, former)
+        return await self._transact(1, work) == 1
 
     def _next_position(self) -> int:
         self._position += 1
@@ -395,10 +396,12 @@ def open_read_only(path: str | Path) -> SqliteStore:
     return SqliteStore(path, read_only=True)
 
 
-def _statement(name: str, *parameters: object) -> Callable[[sqlite3.Connection], None]:
-    def work(db: sqlite3.Connection) -> None:
+def _statement(name: str, *parameters: object) -> Callable[[sqlite3.Connection], int]:
+    """A transaction of one statement; gives the number of rows that it changed."""
+
+    def work(db: sqlite3.Connection) -> int:
         db.execute("BEGIN IMMEDIATE")
-        db.execute(SQL[name], parameters)
+        return db.execute(SQL[name], parameters).rowcount
 
     return work
 

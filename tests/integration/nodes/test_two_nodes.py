@@ -1,0 +1,213 @@
+"""Two nodes on one PostgreSQL database: what is asked of one concerns the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+
+import pytest
+
+import perdure
+from perdure import Client, activity, workflow
+from perdure.api.errors import NamespaceAlreadyExists, NamespaceNotFound
+from perdure.sdk.errors import QueryFailedError, UpdateFailedError, WorkflowFailedError
+
+CALLS: Counter[str] = Counter()
+
+
+@activity(start_to_close_timeout=timedelta(seconds=20))
+async def note(word: str) -> str:
+    CALLS[word] += 1
+    return word
+
+
+@workflow
+async def chain(name: str, steps: int) -> int:
+    for number in range(steps):
+        await note(f"{name}-{number}")
+    return steps
+
+
+@workflow
+class Ledger:
+    def __init__(self) -> None:
+        self.entries: list[int] = []
+        self.closed = False
+
+    @workflow.run
+    async def run(self) -> list[int]:
+        await workflow.wait_condition(lambda: self.closed)
+        return self.entries
+
+    @workflow.signal
+    def put(self, entry: int) -> None:
+        self.entries.append(entry)
+
+    @workflow.signal
+    def close(self) -> None:
+        self.closed = True
+
+    @workflow.query
+    def total(self) -> int:
+        return sum(self.entries)
+
+    @workflow.update
+    async def add(self, entry: int) -> int:
+        await note(f"add-{entry}")
+        self.entries.append(entry)
+        return sum(self.entries)
+
+    @add.validator
+    def check(self, entry: int) -> None:
+        if entry < 0:
+            raise ValueError("no negative entries")
+
+
+@workflow
+async def nap(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "rested"
+
+
+WORKFLOWS = [chain, Ledger, nap]
+
+
+class Two:
+    """Clients of two nodes; workers are the test's to start."""
+
+    def __init__(self, first: Client, second: Client) -> None:
+        self.first, self.second = first, second
+
+    async def work(self, stack: AsyncExitStack, *clients: Client) -> None:
+        for client in clients:
+            await stack.enter_async_context(client.worker(workflows=WORKFLOWS, activities=[note]))
+
+
+@pytest.fixture
+async def two(postgres_dsn: str) -> AsyncIterator[Two]:
+    CALLS.clear()
+    async with perdure.connect(postgres_dsn) as first, perdure.connect(postgres_dsn) as second:
+        yield Two(first, second)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as made:
+        yield made
+
+
+async def test_a_worker_on_one_node_serves_starts_on_the_other(
+    two: Two, stack: AsyncExitStack
+) -> None:
+    await two.work(stack, two.first)
+    results = await asyncio.gather(
+        *(two.second.execute(chain, f"w{n}", 3, id=f"w{n}") for n in range(20))
+    )
+    assert results == [3] * 20
+    assert set(CALLS.values()) == {1}
+    assert len(CALLS) == 60
+
+
+async def test_both_nodes_have_workers_and_no_step_runs_twice(
+    two: Two, stack: AsyncExitStack
+) -> None:
+    await two.work(stack, two.first, two.second)
+    clients = [two.first, two.second]
+    results = await asyncio.gather(
+        *(clients[n % 2].execute(chain, f"w{n}", 5, id=f"w{n}") for n in range(30))
+    )
+    assert results == [5] * 30
+    assert set(CALLS.values()) == {1}
+
+
+async def test_signals_queries_and_updates_on_the_node_without_the_worker(
+    two: Two, stack: AsyncExitStack
+) -> None:
+    await two.work(stack, two.first)
+    handle = await two.second.start(Ledger, id="ledger")
+    await handle.signal(Ledger.put, 1)
+    assert await handle.query(Ledger.total) == 1
+    assert await handle.update(Ledger.add, 10) == 11
+    with pytest.raises(UpdateFailedError):
+        await handle.update(Ledger.add, -1)
+    assert await handle.query(Ledger.total) == 11
+    here = two.first.handle("ledger", result_type=list[int])
+    assert await here.query("total") == 11
+    assert await here.update("add", 5) == 16
+    assert await handle.query(Ledger.total) == 16
+    await handle.signal(Ledger.close)
+    assert await handle.result() == [1, 10, 5]
+    assert await here.query("total") == 16
+    assert await handle.query(Ledger.total) == 16
+    with pytest.raises(QueryFailedError):
+        await handle.query("nothing")
+
+
+async def test_each_node_sees_at_once_what_the_other_did(two: Two, stack: AsyncExitStack) -> None:
+    for number in range(10):
+        there = await two.first.start(Ledger, id=f"w{number}")
+        here = two.second.handle(f"w{number}")
+        assert (await here.describe()).run_id == there.first_run_id
+        await here.terminate("enough")
+        assert (await there.describe()).status.name == "TERMINATED"
+        again = await two.first.start(Ledger, id=f"w{number}")
+        assert (await here.describe()).run_id == again.first_run_id != there.first_run_id
+        await here.terminate("enough")
+        with pytest.raises(WorkflowFailedError):
+            await there.result()
+
+
+async def test_signals_from_both_sides_all_arrive(two: Two, stack: AsyncExitStack) -> None:
+    await two.work(stack, two.second)
+    handle = await two.first.start(Ledger, id="ledger")
+    other = two.second.handle("ledger")
+    await asyncio.gather(
+        *(handle.signal(Ledger.put, n) for n in range(50)),
+        *(other.signal("put", n) for n in range(50, 100)),
+    )
+    await handle.signal(Ledger.close)
+    assert sorted(await handle.result()) == list(range(100))
+
+
+async def test_a_node_that_leaves_takes_no_timer_and_no_task_with_it(postgres_dsn: str) -> None:
+    CALLS.clear()
+    async with perdure.connect(postgres_dsn) as first:
+        async with perdure.connect(postgres_dsn) as second:
+            async with second.worker(workflows=WORKFLOWS, activities=[note]):
+                handle = await second.start(nap, 0.5, id="nap")
+                ledger = await second.start(Ledger, id="ledger")
+                assert await ledger.query(Ledger.total) == 0
+            await second.start(chain, "left", 2, id="left")
+        async with first.worker(workflows=WORKFLOWS, activities=[note]):
+            assert await first.handle("nap").result() == "rested"
+            assert await first.handle("left").result() == 2
+            assert await first.handle("ledger").update("add", 2) == 2
+    assert handle.id == "nap"
+
+
+async def test_a_namespace_made_on_one_node_is_known_on_the_other(two: Two) -> None:
+    from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+
+    request = RegisterNamespaceRequest(namespace="sales")
+    request.workflow_execution_retention_period.FromSeconds(86_400)
+    await two.first.calls.service.register_namespace(request)
+    for _ in range(500):
+        with suppress(NamespaceNotFound):
+            await _runs(two.second, "sales")
+            break
+        await asyncio.sleep(0.01)
+    assert await _runs(two.second, "sales") == []
+    with pytest.raises(NamespaceAlreadyExists):
+        await two.second.calls.service.register_namespace(request)
+
+
+async def _runs(client: Client, namespace: str) -> list[str]:
+    from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest
+
+    answer = await client.calls.service.list_workflow_executions(
+        ListWorkflowExecutionsRequest(namespace=namespace)
+    )
+    return [found.execution.workflow_id for found in answer.executions]
