@@ -392,7 +392,8 @@ async def test_cron_runs_again_and_again_with_the_last_result() -> None:
             assert first.execution_time is not None
             assert second.execution_time is not None
             gap = second.execution_time - first.execution_time
-            assert abs(gap - 2 * SECOND) < SECOND / 4
+            # A busy server that begins a run late counts on from its plan, so that gap is shorter.
+            assert SECOND / 2 < gap < 2 * SECOND + SECOND / 4
         await handle.terminate()  # the chain that the handle began, wherever it is
         assert (await env.client.handle("cron").describe()).status is WorkflowStatus.TERMINATED
 

@@ -57,7 +57,10 @@ async def run(env: Env, *arguments: str, output: str = "json") -> tuple[int, str
 
 
 async def note(env: Env, *arguments: str, output: str = "json", unordered: bool = False) -> Any:
-    """Run a command, write down what it prints, and return that (parsed, if it is JSON)."""
+    """Run a command, write down what it prints, and return that (parsed, if it is JSON).
+
+    `unordered`: a list, or the lists of an object, may come in any order.
+    """
     status, out, err = await run(env, *arguments, output=output)
     shown = " ".join(arguments).replace(env.name, "…")
     env.lines.append(f"$ temporal {env.names.mask(shown, 'argument')}")
@@ -69,8 +72,10 @@ async def note(env: Env, *arguments: str, output: str = "json", unordered: bool 
     except ValueError:
         env.lines += [f"  {line}" for line in text_lines(out, env.names)]
         return out
-    if unordered and isinstance(parsed, list):
-        parsed.sort(key=lambda one: json.dumps(one, sort_keys=True))
+    if unordered:
+        for found in parsed.values() if isinstance(parsed, dict) else [parsed]:
+            if isinstance(found, list):
+                found.sort(key=lambda one: json.dumps(one, sort_keys=True))
     env.lines += [f"  {line}" for line in json_lines(parsed, env.names)]
     return parsed
 

@@ -334,7 +334,7 @@ async def test_cli_activity_controlled(env: Env) -> None:
 
 @program
 async def test_cli_task_queue(env: Env) -> None:
-    await note(env, "task-queue", "describe", "-t", env.id("nobody-polls"))
+    await note(env, "task-queue", "describe", "-t", env.id("nobody-polls"), unordered=True)
     await note(env, "task-queue", "describe", "-t", env.id("nobody-polls"), "--legacy-mode")
     await note(env, "task-queue", "list-partition", "-t", env.id("nobody-polls"))
     _, out, _ = await run(env, "task-queue", "describe", "-t", env.queue)

@@ -139,7 +139,7 @@ def activity_faults(run: Run, ledger: Ledger) -> list[str]:
         ends[scheduled] += 1
         end_ns = timestamp_ns(event.event_time)
         for begin_ns in ledger.began.get((run.record.run_id, ids[scheduled]), ()):
-            if begin_ns > end_ns:
+            if begin_ns > end_ns + ledger.clocks_differ_ns:
                 wrong.append(f"{run.name}: activity {scheduled} ran after it was completed")
     wrong += [f"{run.name}: activity {s} completed {n} times" for s, n in ends.items() if n > 1]
     for key, scheduled in ledger.completed:

@@ -10,13 +10,11 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from perdure import Client
 from perdure.api.errors import Unavailable
 from perdure.sdk.runtime import clocks, dice
 from perdure.sdk.runtime.context import state
-from perdure.service import tokens
 from perdure.store.contract import Store, StoreUnavailable
 from perdure.testing import VirtualLoop
 from perdure.testing.faults import Faults
@@ -24,6 +22,7 @@ from perdure.testing.faults import Faults
 from .clients import Customer
 from .invariants import check, digest, read_runs
 from .nodes import Disk
+from .watched import WatchedService
 from .workload import ACTIVITIES, WORKFLOWS, Ledger, Plan, World, make_plans
 
 FAULTY_S = 300.0  # faults stop then, so that everything can come to its end
@@ -51,22 +50,6 @@ class Outcome:
             f"seed {self.seed}: {self.runs} runs, {self.events} events, {self.commits} commits, "
             f"{self.crashes} crashes: {text}"
         )
-
-
-class WatchedService:
-    """A node's service; notes what workers were acknowledged."""
-
-    def __init__(self, service: Any, ledger: Ledger) -> None:
-        self._service, self._ledger = service, ledger
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._service, name)
-
-    async def respond_activity_task_completed(self, request: Any) -> Any:
-        answer = await self._service.respond_activity_task_completed(request)
-        token = tokens.decode(request.task_token, tokens.ACTIVITY)
-        self._ledger.completed.append((token.key, token.scheduled_event_id))
-        return answer
 
 
 class Simulation:
@@ -165,10 +148,10 @@ def simulate(seed: int, wrap: Callable[[Store], Store] | None = None) -> Outcome
                 raise
             return simulation.outcome
         finally:
-            _end(loop)
+            end(loop)
 
 
-def _end(loop: asyncio.AbstractEventLoop) -> None:
+def end(loop: asyncio.AbstractEventLoop) -> None:
     for task in asyncio.all_tasks(loop):
         task.cancel()
         task._log_destroy_pending = False  # type: ignore[attr-defined]

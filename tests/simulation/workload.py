@@ -40,6 +40,7 @@ class Ledger:
     """What happened outside of the store, by the simulation's own books."""
 
     rng: random.Random
+    clocks_differ_ns: int = 0  # by how much the clocks of nodes may differ
     started: set[str] = field(default_factory=set)  # acknowledged: workflow ids
     signals: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     updates: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))

@@ -28,9 +28,14 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock; when that is set back, this one stands still."""
+    """The machine's clock; when that is set back, this one stands still.
 
-    def __init__(self) -> None:
+    Args:
+        time_ns: what the machine's clock shows.
+    """
+
+    def __init__(self, time_ns: Callable[[], int] = _time_ns) -> None:
+        self._time_ns = time_ns
         self._latest_ns = 0
         self._ahead_ns = 0  # what the followed clock is ahead of the machine's
         self._follows = False
@@ -47,7 +52,7 @@ class SystemClock:
         self._follows = True
 
     def now_ns(self) -> int:
-        now_ns = _time_ns() + self._ahead_ns
+        now_ns = self._time_ns() + self._ahead_ns
         if now_ns < self._latest_ns:
             return self._latest_ns
         self._latest_ns = now_ns

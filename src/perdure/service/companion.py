@@ -302,6 +302,10 @@ class RunCompanion:
 
     def look_again(self, run: Execution) -> None:
         """Other nodes may have changed the run: what its tasks carried, or its updates became."""
+        for update in list(self._updates.values()):
+            found = engine_updates.find(run, update.update_id)
+            if found is not None and found.stage > update.stage:
+                self._step(update, found.stage, found.outcome)
         if not run.is_open:
             self.on_closed()
             return
@@ -313,11 +317,9 @@ class RunCompanion:
             stranded = waiting.sent_with == NOT_SENT and task is None
             if stranded and not waiting.answer.done():
                 waiting.answer.set_exception(Unblocked())
-        for update in list(self._updates.values()):
-            found = engine_updates.find(run, update.update_id)
-            if found is not None and found.stage > update.stage:
-                self._step(update, found.stage, found.outcome)
-            elif found is None and update.sent_with != stamp and update.answered_by == NOT_SENT:
+        for update in self._updates.values():
+            unseen = update.stage == ADMITTED and update.answered_by == NOT_SENT
+            if unseen and update.sent_with != stamp:
                 update.sent_with = NOT_SENT
         if task is None:
             self._wake_for_updates()

@@ -129,6 +129,7 @@ class PostgresSharing:
         self._beats += 1
         if self._beats % _SWEEP_EVERY == 0:
             await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
+            await self._run(SQL["sweep_tasks"])
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
         rows = await self._run(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,

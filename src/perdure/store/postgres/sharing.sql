@@ -127,6 +127,14 @@ SELECT
 -- name: sweep_letters
 DELETE FROM perdure.letters WHERE created_ns < {now} - $1::bigint;
 
+-- name: sweep_tasks
+-- What waits on the sticky queue of a worker that died is taken by nobody: its run goes on without.
+DELETE FROM perdure.tasks WHERE id IN (
+    SELECT t.id FROM perdure.tasks AS t LEFT JOIN perdure.runs AS r ON r.key = t.key
+    WHERE t.leased_until_ns < {now} AND (r.key IS NULL OR r.close_ns <> 0)
+    LIMIT 1000 FOR UPDATE OF t SKIP LOCKED
+);
+
 -- name: orphans
 SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
 WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (
