@@ -27,7 +27,7 @@ from perdure.api.caller import until
 from perdure.api.errors import ResourceExhausted
 from perdure.service.clock import Alarm, Clock
 from perdure.service.ranking import Ranking
-from perdure.service.rate import NEVER_NS, Flow, Rate
+from perdure.service.rate import NEVER_NS, Flow, Rate, SharedRate
 from perdure.service.settings import Settings
 from perdure.service.window import LeasedWindow, Window
 from perdure.store.contract import Backlog, Store, StoreError, TaskRow
@@ -39,6 +39,8 @@ WORKFLOW = 1
 ACTIVITY = 2
 _IDENTITIES_MAX = 1_000
 _NOTE_NS = 1_000_000_000  # how exact the last look of a poller is
+_RANK_AGAIN_NS = 1_000_000_000
+_RANK_AGAIN_SHARE = 20  # of the time may go into asking
 
 Answer = RespondWorkflowTaskCompletedRequest | RespondWorkflowTaskFailedRequest
 Advance = Callable[[PollWorkflowTaskQueueResponse], Answer | None]
@@ -133,6 +135,8 @@ class TaskQueue:
         rate: how fast its tasks may be given out; None for as fast as they come.
         worker_rate, operator_rate: what a worker and an operator said of it, a second.
         rate_alarm: set while a task waits for nothing but that.
+        limit: makes a rate from so many a second.
+        rank_again_ns: until when the ranking need not be compared with what other nodes did.
     """
 
     __slots__ = (
@@ -140,10 +144,12 @@ class TaskQueue:
         "claiming",
         "flows",
         "key",
+        "limit",
         "operator_rate",
         "pollers",
         "polls",
         "queries",
+        "rank_again_ns",
         "ranking",
         "rate",
         "rate_alarm",
@@ -153,8 +159,10 @@ class TaskQueue:
         "worker_rate",
     )
 
-    def __init__(self, key: QueueKey, rows: Window) -> None:
+    def __init__(self, key: QueueKey, rows: Window, limit: Callable[[float], Rate] = Rate) -> None:
         self.key = key
+        self.limit = limit
+        self.rank_again_ns = 0
         self.polls: OrderedDict[Poll, None] = OrderedDict()
         self.rows = rows
         self.ranking = Ranking()
@@ -187,7 +195,7 @@ class TaskQueue:
         if wanted is None:
             self.rate = None
         elif self.rate is None or self.rate.per_second != wanted:
-            self.rate = Rate(wanted)
+            self.rate = self.limit(wanted)
 
     def flow(self, level: int, now_ns: int) -> Flow:
         """The flow of one level; all begin with the first."""
@@ -272,10 +280,17 @@ class Matching:
                 self._purge()
             key = QueueKey(namespace, name, kind)
             size = self._settings.backlog_window
-            rows = Window(size) if self._sharing is None else LeasedWindow(size)
-            found = self._queues[key] = TaskQueue(key, rows)
+            if self._sharing is None:
+                found = TaskQueue(key, Window(size))
+            else:
+                limit = partial(SharedRate, is_shared=self._has_company)
+                found = TaskQueue(key, LeasedWindow(size), limit)
+            self._queues[key] = found
             self.configure(found)
         return found
+
+    def _has_company(self) -> bool:
+        return self._sharing is not None and self._sharing.has_company
 
     def configure_again(self) -> None:
         """What is set for queues may have changed."""
@@ -372,6 +387,8 @@ class Matching:
         """A task's row was committed."""
         queue = self.queue(row.namespace, row.queue, row.kind)
         queue.rows.add(row)
+        if self._has_company() and self._clock.now_ns() >= queue.rank_again_ns:
+            self._spawn(self._rank_again(queue))
         if queue.polls:
             self.pump(queue)
 
@@ -397,15 +414,53 @@ class Matching:
         """Whether a task may be given out; if not, the queue is looked at when it may."""
         if queue.claiming:
             return False  # one after the other: each takes its share when its run is there
+        if isinstance(rate, SharedRate) and rate.must_ask:
+            if not rate.asking:
+                rate.asking = True
+                self._spawn(self._ask_for_permits(queue, rate))
+            return False
         ready_ns = rate.ready_ns()
         if ready_ns <= self._clock.now_ns():
             return True
+        self._pump_at(queue, ready_ns)
+        return False
+
+    def _pump_at(self, queue: TaskQueue, time_ns: int) -> None:
         if queue.rate_alarm is not None:
             queue.rate_alarm.cancel()
         queue.rate_alarm = None
-        if ready_ns < NEVER_NS:
-            queue.rate_alarm = self._clock.call_at(ready_ns, partial(self.pump, queue))
-        return False
+        if time_ns < NEVER_NS:
+            queue.rate_alarm = self._clock.call_at(time_ns, partial(self.pump, queue))
+
+    async def _ask_for_permits(self, queue: TaskQueue, rate: SharedRate) -> None:
+        """Have the database say how many tasks may be given out now."""
+        assert self._sharing is not None
+        name, wanted = "/".join(map(str, queue.key)), min(len(queue.rows), len(queue.polls)) or 1
+        try:
+            permits = await self._sharing.permits(name, rate.per_second, rate.burst, wanted)
+        except StoreError as error:
+            log.warning("the rate of %s cannot be asked for: %s", queue.key.name, error)
+            permits = 0
+        finally:
+            rate.asking = False
+        now_ns = self._clock.now_ns()
+        if permits:
+            rate.grant(permits, now_ns)
+            self.pump(queue)
+        else:
+            self._pump_at(queue, now_ns + rate.pause_ns)
+
+    async def _rank_again(self, queue: TaskQueue) -> None:
+        """Go on from what all nodes together let wait; not more often than it is worth."""
+        asked_ns = self._clock.now_ns()
+        queue.rank_again_ns = NEVER_NS
+        try:
+            queue.ranking.restore(await self._store.backlogs(*queue.key))
+        except StoreError as error:
+            log.warning("what waits in %s cannot be read: %s", queue.key.name, error)
+        now_ns = self._clock.now_ns()
+        pause_ns = max(_RANK_AGAIN_NS, _RANK_AGAIN_SHARE * (now_ns - asked_ns))
+        queue.rank_again_ns = now_ns + pause_ns
 
     def polled(self) -> list[Queue]:
         """The queues that have parked polls."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 _SECOND_NS: Final = 1_000_000_000
@@ -40,6 +41,69 @@ class Rate:
         if now_ns < self.ready_ns():
             return False
         self._due_ns = max(self._due_ns, now_ns) + self._interval_ns
+        return True
+
+
+_PERMIT_LIVES_NS: Final = _SECOND_NS
+_PAUSE_MIN_NS: Final = 20_000_000
+
+
+class SharedRate(Rate):
+    """The same over all nodes of a database: each asks it for permits before it gives tasks out.
+
+    A node that is alone keeps count itself.
+
+    Args:
+        per_second: 0 gives out nothing.
+        is_shared: whether other nodes are there.
+
+    Attributes:
+        asking: permits are on their way.
+    """
+
+    __slots__ = ("_granted_ns", "_is_shared", "_permits", "asking")
+
+    def __init__(self, per_second: float, is_shared: Callable[[], bool]) -> None:
+        super().__init__(per_second)
+        self._is_shared = is_shared
+        self._permits = 0
+        self._granted_ns = 0
+        self.asking = False
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether nothing can be given out before the database permits it."""
+        return self.per_second > 0 and self._is_shared() and not self._permits
+
+    @property
+    def burst(self) -> int:
+        """How many may be given out at once."""
+        return max(1, int(self.per_second))
+
+    @property
+    def pause_ns(self) -> int:
+        """After how long to ask again."""
+        return max(self._interval_ns, _PAUSE_MIN_NS)
+
+    def grant(self, permits: int, now_ns: int) -> None:
+        """The database permits so many more, to be given out now."""
+        self._permits = permits
+        self._granted_ns = now_ns
+
+    def ready_ns(self) -> int:
+        if not self._is_shared():
+            return super().ready_ns()
+        return 0 if self._permits else NEVER_NS
+
+    def spend(self, now_ns: int) -> bool:
+        if not self._is_shared():
+            return super().spend(now_ns)
+        if now_ns - self._granted_ns > _PERMIT_LIVES_NS:
+            self._permits = 0
+        if not self._permits:
+            return False
+        self._permits -= 1
+        self._due_ns = max(self._due_ns, now_ns) + self._interval_ns  # for when it is alone again
         return True
 
 
