@@ -1,9 +1,11 @@
-"""The benchmark's work on DBOS, on SQLite as durable as perdure's: WAL, synchronous=FULL."""
+"""The benchmark's work on DBOS: on SQLite as durable as perdure's, or on the same PostgreSQL."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ done: list[float] = []
 @event.listens_for(Engine, "connect")
 def _durable(connection: Any, _record: Any) -> None:
     """DBOS leaves the journal mode at SQLite's default, which is slower than what we set here."""
+    if not isinstance(connection, sqlite3.Connection):
+        return
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=FULL")
@@ -65,6 +69,13 @@ async def parallel(steps: int) -> int:
 
 
 @DBOS.workflow()
+async def listener(count: int) -> int:
+    for _ in range(count):
+        assert await DBOS.recv_async("heard", 60) is not None
+    return count
+
+
+@DBOS.workflow()
 async def sleeper(delay_s: float) -> None:
     await DBOS.sleep_async(delay_s)
     await note_done()
@@ -82,21 +93,25 @@ async def long(steps: int) -> float:
     return replay_s
 
 
-def launch(folder: Path) -> None:
+def launch(place: str, executor_id: str = "bench") -> None:
     config: DBOSConfig = {
         "name": "bench",
-        "system_database_url": f"sqlite:///{folder / 'dbos.db'}",
+        "system_database_url": place if "://" in place else f"sqlite:///{Path(place) / 'dbos.db'}",
         "log_level": "ERROR",
         "application_version": "1",
-        "executor_id": "bench",
+        "executor_id": executor_id,
         "run_migrations": True,
     }
     DBOS(config=config)
     DBOS.launch()
 
 
-async def throughput(folder: Path, size: dict[str, int]) -> dict[str, float]:
-    launch(folder)
+async def warm() -> None:
+    await (await DBOS.start_workflow_async(sequential, 2)).get_result()
+
+
+async def throughput(place: str, size: dict[str, int]) -> dict[str, float]:
+    launch(place, f"bench-{size.get('number', 0)}")
     gate = asyncio.Semaphore(size["in_flight"])
 
     async def one() -> None:
@@ -104,21 +119,22 @@ async def throughput(folder: Path, size: dict[str, int]) -> dict[str, float]:
             handle = await DBOS.start_workflow_async(sequential, size["steps"])
             await handle.get_result()
 
+    await measure.ready(size, warm)
     with measure.Span() as span:
         await asyncio.gather(*(one() for _ in range(size["workflows"])))
-    steps = size["workflows"] * size["steps"]
-    return {"steps_per_s": steps / span.wall_s, "cpu_us_per_step": span.cpu_s / steps * 1e6}
+    return measure.throughput_facts(span, size)
 
 
-async def latency(folder: Path, size: dict[str, int]) -> dict[str, float]:
-    launch(folder)
+async def latency(place: str, size: dict[str, int]) -> dict[str, float]:
+    launch(place)
+    await measure.ready(size, warm)
     with measure.Span() as span:
         await (await DBOS.start_workflow_async(marked, size["steps"])).get_result()
     return measure.gaps_ms(marks) | {"cpu_us_per_step": span.cpu_s / size["steps"] * 1e6}
 
 
-async def short(folder: Path, size: dict[str, int]) -> dict[str, float]:
-    launch(folder)
+async def short(place: str, size: dict[str, int]) -> dict[str, float]:
+    launch(place)
     taken: list[float] = []
     for _ in range(size["workflows"]):
         begin = time.perf_counter()
@@ -127,16 +143,43 @@ async def short(folder: Path, size: dict[str, int]) -> dict[str, float]:
     return measure.percentiles_ms(taken)
 
 
-async def fan_out(folder: Path, size: dict[str, int]) -> dict[str, float]:
-    launch(folder)
+async def calls(place: str, size: dict[str, int]) -> dict[str, float]:
+    """Starts, signals (messages) and short workflows, one after the other."""
+    launch(place)
+    times = size["times"]
+    await measure.ready(size, warm)
+    handles = []  # a caller that holds no handle would let the tasks be collected
+
+    async def start() -> None:
+        handles.append(await DBOS.start_workflow_async(sequential, 0))
+
+    facts = measure.named_ms("start", await measure.timed(start, times))
+    name = uuid.uuid4().hex
+    with SetWorkflowID(name):
+        handle = await DBOS.start_workflow_async(listener, times)
+
+    async def send() -> None:
+        await DBOS.send_async(name, "heard", topic="heard")
+
+    facts |= measure.named_ms("signal", await measure.timed(send, times))
+    await handle.get_result()
+
+    async def short_one() -> None:
+        await (await DBOS.start_workflow_async(sequential, 1)).get_result()
+
+    return facts | measure.named_ms("workflow", await measure.timed(short_one, times))
+
+
+async def fan_out(place: str, size: dict[str, int]) -> dict[str, float]:
+    launch(place)
     with measure.Span() as span:
         await (await DBOS.start_workflow_async(parallel, size["steps"])).get_result()
     return {"seconds": span.wall_s, "cpu_s": span.cpu_s}
 
 
-async def asleep(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def asleep(place: str, size: dict[str, int]) -> dict[str, float]:
     """First half of (e): start the sleepers, say what they cost, and wait to be killed."""
-    launch(folder)
+    launch(place)
     due = measure.Due.after(size)
     before = measure.rss_bytes()
     gate = asyncio.Semaphore(200)
@@ -149,30 +192,28 @@ async def asleep(folder: Path, size: dict[str, int]) -> dict[str, float]:
 
     with measure.Span() as span:
         await asyncio.gather(*(one(n) for n in range(size["workflows"])))
-        while await _timers(folder) < size["workflows"]:  # noqa: ASYNC110
+        while await _timers(place) < size["workflows"]:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
-    return measure.asleep_facts(folder, before, span, due, size["workflows"])
+    return measure.asleep_facts(place, before, span, due, size["workflows"])
 
 
-async def _timers(folder: Path) -> int:
+async def _timers(place: str) -> int:
     """How many sleepers have recorded their sleep."""
-    import sqlite3
-
-    with sqlite3.connect(folder / "dbos.db") as database:
+    with sqlite3.connect(Path(place) / "dbos.db") as database:
         query = "SELECT count(*) FROM operation_outputs WHERE function_name = 'DBOS.sleep'"
         return int(database.execute(query).fetchone()[0])
 
 
-async def awake(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def awake(place: str, size: dict[str, int]) -> dict[str, float]:
     """Second half of (e): restart, and note when all have finished."""
     begin = time.time()
-    launch(folder)
+    launch(place)
     return await measure.wait_for_done(done, size, begin)
 
 
-async def grow(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def grow(place: str, size: dict[str, int]) -> dict[str, float]:
     """First half of (f): a workflow with that many recorded steps."""
-    launch(folder)
+    launch(place)
     with SetWorkflowID("long"):
         await DBOS.start_workflow_async(long, size["steps"])
     with measure.Span() as span:
@@ -181,9 +222,9 @@ async def grow(folder: Path, size: dict[str, int]) -> dict[str, float]:
     return {"build_s": span.wall_s}
 
 
-async def replay(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def replay(place: str, size: dict[str, int]) -> dict[str, float]:
     """Second half of (f): the restarted process replays it."""
-    launch(folder)
+    launch(place)
     while not done:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     return {"replay_s": done[0], "steps_per_s": size["steps"] / done[0]}

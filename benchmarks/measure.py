@@ -6,8 +6,9 @@ import asyncio
 import os
 import platform
 import resource
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ class Span:
 
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    end: float = 0.0  # on the clock that all processes of the machine share
     _wall: float = field(default=0.0, repr=False)
     _cpu: float = field(default=0.0, repr=False)
 
@@ -33,7 +35,8 @@ class Span:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.wall_s = time.perf_counter() - self._wall
+        self.end = time.perf_counter()
+        self.wall_s = self.end - self._wall
         self.cpu_s = time.process_time() - self._cpu
 
 
@@ -52,6 +55,17 @@ def gaps_ms(marks_s: Sequence[float]) -> dict[str, float]:
     return percentiles_ms([after - before for before, after in pairwise(marks_s)])
 
 
+def throughput_facts(span: Span, size: dict[str, int]) -> dict[str, float]:
+    """What a span of so many workflows of so many steps amounts to."""
+    steps = size["workflows"] * size["steps"]
+    return {
+        "steps_per_s": steps / span.wall_s,
+        "cpu_us_per_step": span.cpu_s / steps * 1e6,
+        "begin": span.end - span.wall_s,
+        "end": span.end,
+    }
+
+
 def rss_bytes() -> int:
     """Resident memory of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -60,9 +74,32 @@ def rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Path | str) -> int:
     """Bytes of all files in a folder: the database with its write-ahead log."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    return sum(path.stat().st_size for path in Path(folder).iterdir() if path.is_file())
+
+
+async def ready(size: dict[str, int], work: Callable[[], Awaitable[object]]) -> None:
+    """Warm up, tell so, and wait for the word, where the runner of the benchmark gives one."""
+    if size.get("gated"):
+        await asyncio.gather(*(work() for _ in range(20)))
+        print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+
+async def timed(work: Callable[[], Awaitable[object]], times: int) -> list[float]:
+    """How long each of some calls takes, one after the other."""
+    taken = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        await work()
+        taken.append(time.perf_counter() - begin)
+    return taken
+
+
+def named_ms(name: str, taken_s: Sequence[float]) -> dict[str, float]:
+    """Percentiles, each with the name of what was done before its own."""
+    return {f"{name}_{key}": value for key, value in percentiles_ms(taken_s).items()}
 
 
 @dataclass
@@ -83,7 +120,7 @@ class Due:
 
 
 def asleep_facts(
-    folder: Path, before_bytes: int, span: Span, due: Due, count: int
+    folder: Path | str, before_bytes: int, span: Span, due: Due, count: int
 ) -> dict[str, float]:
     """What `count` sleeping workflows cost."""
     return {

@@ -1,4 +1,4 @@
-"""The benchmark's work on perdure, embedded, on a SQLite file (WAL, synchronous=FULL)."""
+"""The benchmark's work on perdure, embedded: SQLite (WAL, synchronous=FULL) or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -74,37 +74,59 @@ async def long(steps: int) -> None:
     await note_blocked()
 
 
+@workflow
+class Listener:
+    """Waits for so many signals."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    @workflow.run
+    async def run(self, count: int) -> int:
+        await workflow.wait_condition(lambda: self.heard >= count)
+        return self.heard
+
+    @workflow.signal
+    def hear(self) -> None:
+        self.heard += 1
+
+
 @asynccontextmanager
-async def opened(folder: Path) -> AsyncIterator[Client]:
-    target = f"sqlite:///{folder / 'perdure.db'}"
-    async with perdure.connect(target) as client, client.worker():
+async def opened(place: str) -> AsyncIterator[Client]:
+    async with perdure.connect(target(place)) as client, client.worker():
         yield client
 
 
-async def throughput(folder: Path, size: dict[str, int]) -> dict[str, float]:
+def target(place: str) -> str:
+    """Where the database is."""
+    return place if "://" in place else f"sqlite:///{Path(place) / 'perdure.db'}"
+
+
+async def throughput(place: str, size: dict[str, int]) -> dict[str, float]:
     gate = asyncio.Semaphore(size["in_flight"])
-    async with opened(folder) as client:
+    async with opened(place) as client:
 
         async def one() -> None:
             async with gate:
                 await client.execute(sequential, size["steps"])
 
+        await measure.ready(size, lambda: client.execute(sequential, 2))
         with measure.Span() as span:
             await asyncio.gather(*(one() for _ in range(size["workflows"])))
-        steps = size["workflows"] * size["steps"]
-        return {"steps_per_s": steps / span.wall_s, "cpu_us_per_step": span.cpu_s / steps * 1e6}
+        return measure.throughput_facts(span, size)
 
 
-async def latency(folder: Path, size: dict[str, int]) -> dict[str, float]:
-    async with opened(folder) as client:
+async def latency(place: str, size: dict[str, int]) -> dict[str, float]:
+    async with opened(place) as client:
+        await measure.ready(size, lambda: client.execute(sequential, 2))
         with measure.Span() as span:
             await client.execute(marked, size["steps"])
         return measure.gaps_ms(marks) | {"cpu_us_per_step": span.cpu_s / size["steps"] * 1e6}
 
 
-async def short(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def short(place: str, size: dict[str, int]) -> dict[str, float]:
     taken: list[float] = []
-    async with opened(folder) as client:
+    async with opened(place) as client:
         for _ in range(size["workflows"]):
             begin = time.perf_counter()
             await client.execute(sequential, 1)
@@ -112,16 +134,33 @@ async def short(folder: Path, size: dict[str, int]) -> dict[str, float]:
         return measure.percentiles_ms(taken)
 
 
-async def fan_out(folder: Path, size: dict[str, int]) -> dict[str, float]:
-    async with opened(folder) as client:
+async def calls(place: str, size: dict[str, int]) -> dict[str, float]:
+    """Starts, signals and short workflows, one after the other."""
+    times = size["times"]
+    async with opened(place) as client:
+        await measure.ready(size, lambda: client.execute(sequential, 2))
+        facts = measure.named_ms(
+            "start", await measure.timed(lambda: client.start(sequential, 0), times)
+        )
+        listener = await client.start(Listener, times)
+        facts |= measure.named_ms(
+            "signal", await measure.timed(lambda: listener.signal(Listener.hear), times)
+        )
+        await listener.result()
+        taken = await measure.timed(lambda: client.execute(sequential, 1), times)
+        return facts | measure.named_ms("workflow", taken)
+
+
+async def fan_out(place: str, size: dict[str, int]) -> dict[str, float]:
+    async with opened(place) as client:
         with measure.Span() as span:
             await client.execute(parallel, size["steps"])
         return {"seconds": span.wall_s, "cpu_s": span.cpu_s}
 
 
-async def asleep(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def asleep(place: str, size: dict[str, int]) -> dict[str, float]:
     """First half of (e): start the sleepers, and say what they cost."""
-    async with opened(folder) as client:
+    async with opened(place) as client:
         due = measure.Due.after(size)
         before = measure.rss_bytes()
         gate = asyncio.Semaphore(200)
@@ -134,7 +173,7 @@ async def asleep(folder: Path, size: dict[str, int]) -> dict[str, float]:
             await asyncio.gather(*(one(n) for n in range(size["workflows"])))
             while await _without_timer(client):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        return measure.asleep_facts(folder, before, span, due, size["workflows"])
+        return measure.asleep_facts(place, before, span, due, size["workflows"])
 
 
 async def _without_timer(client: Client) -> int:
@@ -145,30 +184,29 @@ async def _without_timer(client: Client) -> int:
     return max(0, 5 - description.history_length)
 
 
-async def awake(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def awake(place: str, size: dict[str, int]) -> dict[str, float]:
     """Second half of (e): restart, and note when all have finished."""
     begin = time.time()
-    async with opened(folder):
+    async with opened(place):
         return await measure.wait_for_done(done, size, begin)
 
 
-async def grow(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def grow(place: str, size: dict[str, int]) -> dict[str, float]:
     """First half of (f): a workflow with that many recorded steps."""
-    async with opened(folder) as client:
+    async with opened(place) as client:
         with measure.Span() as span:
             await client.start(long, size["steps"], id="long")
             await blocked.wait()
         return {"build_s": span.wall_s}
 
 
-async def replay(folder: Path, size: dict[str, int]) -> dict[str, float]:
+async def replay(place: str, size: dict[str, int]) -> dict[str, float]:
     """Second half of (f): read the history back and replay it, and nothing else."""
     from temporalio.api.history.v1 import History
 
     from perdure.testing import Replayer
 
-    target = f"sqlite:///{folder / 'perdure.db'}"
-    async with perdure.connect(target) as client:
+    async with perdure.connect(target(place)) as client:
         history = await client.handle("long").fetch_history()
         replayer = Replayer([long])
         with measure.Span() as span:

@@ -56,42 +56,29 @@ async def many(count: int, at_once: int, work: Callable[[int], Awaitable[object]
     await asyncio.gather(*(lane() for _ in range(min(count, at_once))))
 
 
-async def timed(work: Callable[[], Awaitable[object]], times: int) -> list[float]:
-    """How long each of some calls takes, one after the other."""
-    taken = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        await work()
-        taken.append(time.perf_counter() - begin)
-    return taken
-
-
-def _named(name: str, taken: list[float]) -> Facts:
-    found = measure.percentiles_ms(taken)
-    return {f"{name}_{key}": value for key, value in found.items()}
-
-
 async def throughput(side: Side) -> Facts:
     size = side.size
     steps = size["workflows"] * size["steps"]
     await side.warm()
-    before_s, begin = servers.cpu_s(side.server_pid), time.perf_counter()
-    own_s = time.process_time()
+    await measure.ready(size, lambda: side.run(side.sdk.sequential, 2))
+    before_s = servers.cpu_s(side.server_pid)
     run = side.run
-    await many(
-        size["workflows"], size["in_flight"], lambda _: run(side.sdk.sequential, size["steps"])
-    )
-    taken_s = time.perf_counter() - begin
+    with measure.Span() as span:
+        await many(
+            size["workflows"], size["in_flight"], lambda _: run(side.sdk.sequential, size["steps"])
+        )
     used_s = servers.cpu_s(side.server_pid) - before_s
-    return {
-        "steps_per_s": steps / taken_s,
+    facts = measure.throughput_facts(span, size)
+    return facts | {
         "server_cpu_us_per_step": used_s / steps * 1e6,
-        "client_cpu_us_per_step": (time.process_time() - own_s) / steps * 1e6,
+        "client_cpu_us_per_step": facts["cpu_us_per_step"],
     }
 
 
 async def latency(side: Side) -> Facts:
     await side.warm()
+    await measure.ready(side.size, lambda: side.run(side.sdk.sequential, 2))
+    side.marks.clear()
     await side.run(side.sdk.sequential, side.size["steps"])
     return measure.gaps_ms(side.marks)
 
@@ -100,16 +87,21 @@ async def short(side: Side) -> Facts:
     times = side.size["times"]
     sdk = side.sdk
     await side.warm()
-    facts = _named("workflow", await timed(lambda: side.run(sdk.sequential, 1), times))
+    await measure.ready(side.size, lambda: side.run(sdk.sequential, 2))
+    facts = measure.named_ms(
+        "workflow", await measure.timed(lambda: side.run(sdk.sequential, 1), times)
+    )
 
     def start() -> Awaitable[object]:
         return sdk.start(sdk.sequential, 0, id=uuid.uuid4().hex)
 
-    facts |= _named("start", await timed(start, times))
+    facts |= measure.named_ms("start", await measure.timed(start, times))
     listener = await sdk.start(sdk.listener, times, id=uuid.uuid4().hex)
     await sdk.update(listener)
-    facts |= _named("signal", await timed(lambda: sdk.signal(listener), times - 1))
-    facts |= _named("update", await timed(lambda: sdk.update(listener), times))
+    facts |= measure.named_ms(
+        "signal", await measure.timed(lambda: sdk.signal(listener), times - 1)
+    )
+    facts |= measure.named_ms("update", await measure.timed(lambda: sdk.update(listener), times))
     await sdk.signal(listener)
     await listener.result()
     return facts

@@ -46,10 +46,10 @@ def memory_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def command(name: str, port: int, folder: Path) -> list[str]:
-    """How a server is started."""
+def command(name: str, port: int, folder: Path, db: str = "") -> list[str]:
+    """How a server is started; `db` is perdure's database, if not a file in the folder."""
     if name == "perdure":
-        db = f"sqlite:///{folder / 'perdure.db'}"
+        db = db or f"sqlite:///{folder / 'perdure.db'}"
         return [str(_BIN / "perdure"), "server", "--port", str(port), "--db", db]
     made = [str(_BIN / "temporal"), "server", "start-dev", "--headless", "--ip", "127.0.0.1"]
     made += ["--port", str(port), "--log-level", "error"]
@@ -59,14 +59,14 @@ def command(name: str, port: int, folder: Path) -> list[str]:
 
 
 @contextmanager
-def running(name: str, folder: Path) -> Iterator[Server]:
+def running(name: str, folder: Path, db: str = "") -> Iterator[Server]:
     """Run a server over a folder until the block ends; it is killed then, not asked."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     begin = time.perf_counter()
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(command(name, port, folder), stdout=log, stderr=log)
+        process = subprocess.Popen(command(name, port, folder, db), stdout=log, stderr=log)
     try:
         _wait(port, process)
         yield Server(process.pid, f"127.0.0.1:{port}", time.perf_counter() - begin)

@@ -21,7 +21,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -95,7 +95,7 @@ def _reachable(bin_dir: Path, directory: Path) -> Path:
     return bin_dir
 
 
-def _initialise(bin_dir: Path, directory: Path) -> Path:
+def _initialise(bin_dir: Path, directory: Path, more_settings: Mapping[str, str]) -> Path:
     data = directory / "data"
     options = ("-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
     _run(bin_dir, "initdb", "-D", str(data), *options, cwd=directory)
@@ -107,6 +107,7 @@ def _initialise(bin_dir: Path, directory: Path) -> Path:
         "fsync": "on",
         "autovacuum": "off",
         "shared_buffers": "'32MB'",
+        **more_settings,
     }
     with (data / "postgresql.conf").open("a") as file:
         file.writelines(f"{name} = {value}\n" for name, value in settings.items())
@@ -148,8 +149,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], directory: Path, data: P
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresServer]:
-    """A new, empty server, stopped and removed at the end, however the block is left."""
+def running_server(more_settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """A new, empty server, stopped and removed at the end, however the block is left.
+
+    Args:
+        more_settings: lines of postgresql.conf, beside those of the tests or in their place.
+    """
     directory = Path(tempfile.mkdtemp(prefix="perdure-pg-"))  # short: a socket's path has a limit
     try:
         user = _other_user()
@@ -157,7 +162,7 @@ def running_server() -> Iterator[PostgresServer]:
             shutil.chown(directory, user)
         directory.chmod(0o755)
         bin_dir = _reachable(binaries(), directory)
-        data = _initialise(bin_dir, directory)
+        data = _initialise(bin_dir, directory, more_settings or {})
         with _process(bin_dir, directory, data):
             yield PostgresServer(directory)
     finally:
