@@ -218,3 +218,39 @@ async def test_all_parked_polls_are_answered_before_it_ends(start: Start, transp
         process.send_signal(signal.SIGTERM)
         assert {await poll.code() for poll in polls} == {grpc.StatusCode.OK}
     assert failed(process)[0] == 0
+
+
+@activity.defn
+async def say_hello(name: str) -> str:
+    return f"hello {name}"
+
+
+@workflow.defn
+class Greeting:
+    @workflow.run
+    async def run(self, name: str) -> str:
+        timeout = timedelta(seconds=30)
+        return await workflow.execute_activity(say_hello, name, start_to_close_timeout=timeout)
+
+
+@pytest.mark.parametrize("transport", ["grpcio", "native"])
+async def test_it_serves_a_database_on_postgresql(
+    start: Start, transport: str, postgres_dsn: str
+) -> None:
+    address, _ = said(start("--port", "0", "--db", postgres_dsn, "--transport", transport))
+    client = await Client.connect(address)
+    worker = Worker(
+        client,
+        task_queue="q",
+        workflows=[Greeting],
+        activities=[say_hello],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    )
+    async with worker:
+        answers = await asyncio.gather(
+            *(
+                client.execute_workflow(Greeting.run, str(n), id=str(n), task_queue="q")
+                for n in range(5)
+            )
+        )
+    assert answers == [f"hello {n}" for n in range(5)]

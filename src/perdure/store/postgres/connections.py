@@ -71,6 +71,10 @@ class Pool:
 
     async def fetch(self, statement: str, *parameters: object) -> list[Any]:
         """Rows of one statement."""
+        if asyncio.current_task() is None:
+            # Driven by hand, as a server's door does; who does gives it a task when it waits, and
+            # the driver's timeouts need one.
+            await asyncio.sleep(0)
         async with self.connection() as connection:
             rows: list[Any] = await connection.fetch(statement, *parameters)
             return rows
