@@ -51,6 +51,7 @@ class Cluster:
     async def run(self) -> Outcome:
         """Simulate, and look at what is left."""
         loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
         track(loop)
         await self.rows.open()
         self.processes = [self._process(number) for number in range(NODES)]

@@ -15,6 +15,7 @@ from perdure.api.errors import Unavailable
 from perdure.service.clock import SystemClock
 from perdure.service.node import Node
 from perdure.store.contract import StoreUnavailable
+from perdure.testing import VirtualLoop
 from perdure.testing.faults import Faults
 
 from .shared import Database, SharedStore
@@ -57,11 +58,11 @@ class Life:
 _LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
 
 
-def track(loop: asyncio.AbstractEventLoop) -> None:
+def track(loop: VirtualLoop) -> None:
     """From now on every task belongs to the process that began it."""
 
-    def factory(loop: Any, work: Any, *, context: Any = None, **options: Any) -> Any:
-        task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context, **options)
+    def factory(same: Any, work: Any, *, context: Any = None, **options: Any) -> Any:
+        task = loop.new_task(same, work, context=context, **options)
         life = _LIFE.get() if context is None else context.get(_LIFE)
         if life is not None:
             life.add(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing.process  # noqa: F401 - it draws from chance when it is first imported
 import os
 import random
 import time

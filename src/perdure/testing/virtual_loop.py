@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine, Mapping
+from itertools import count
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -45,6 +46,28 @@ class _SkippingSelector(selectors.BaseSelector):
         return self._keys
 
 
+class _Future(asyncio.Future[Any]):
+    """Hashed by its number: a set of them has the same order in every run."""
+
+    def __init__(self, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(**options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
+class _Task(asyncio.Task[Any]):
+    """The same for tasks."""
+
+    def __init__(self, work: Any, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(work, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """A single-threaded loop on virtual time.
 
@@ -55,7 +78,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, epoch_ns: int = 1_700_000_000_000_000_000) -> None:
         self._elapsed_s = 0.0
         self._epoch_ns = epoch_ns
+        self._numbers = count(1)
         super().__init__(_SkippingSelector(self._advance))
+        self.set_task_factory(self.new_task)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return _Future(next(self._numbers), loop=self)
+
+    def new_task(self, loop: Any, work: Any, **options: Any) -> asyncio.Task[Any]:
+        """A task, as the loop's factory makes it."""
+        return _Task(work, next(self._numbers), loop=loop, **options)
 
     def _advance(self, seconds: float) -> None:
         # One microsecond more than asked: rounding must never leave a timer a hair in the future.
