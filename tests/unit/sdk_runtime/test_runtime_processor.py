@@ -244,6 +244,14 @@ async def test_transient_poll_errors_are_tried_again_and_fatal_ones_end_the_work
         await processor.run()
 
 
+def last_started_id(stage: Stage) -> int:
+    return max(
+        event.event_id
+        for event in stage.history
+        if event.HasField("workflow_task_started_event_attributes")
+    )
+
+
 async def test_a_query_task_is_answered_from_cache_and_from_history() -> None:
     stage = Stage(Sum, 2)
     service = FakeService(stage)
@@ -253,6 +261,7 @@ async def test_a_query_task_is_answered_from_cache_and_from_history() -> None:
         await answered(service, stage.begin_task())
         for run_id, requests in (("0d0c2a1e-run", 0), ("another", 1)):
             task = PollWorkflowTaskQueueResponse(task_token=b"q")
+            task.previous_started_event_id = last_started_id(stage)
             task.workflow_execution.workflow_id = "stage"
             task.workflow_execution.run_id = run_id
             task.workflow_type.name = "Sum"
@@ -261,6 +270,26 @@ async def test_a_query_task_is_answered_from_cache_and_from_history() -> None:
             answer = await service.answers.get()
             assert stage.converter.result(answer.query_result) == 7
             assert service.history_requests == requests
+
+
+async def test_a_query_sees_what_another_worker_did_meanwhile() -> None:
+    stage = Stage(Sum, 2)
+    service = FakeService(stage)
+    async with processing(stage, service):
+        await answered(service, stage.begin_task())
+        stage.complete_activity("1", 7)
+        following = stage.begin_task()  # for another worker
+        following.history.CopyFrom(History(events=stage.history))
+        stage.finish_task(stage.handler.advance(following))
+        task = PollWorkflowTaskQueueResponse(task_token=b"q")
+        task.workflow_execution.workflow_id = "stage"
+        task.workflow_execution.run_id = "0d0c2a1e-run"
+        task.workflow_type.name = "Sum"
+        task.previous_started_event_id = last_started_id(stage)
+        task.query.CopyFrom(WorkflowQuery(query_type="so_far"))
+        await service.tasks.put(task)
+        answer = await service.answers.get()
+        assert stage.converter.result(answer.query_result) == 7
 
 
 # --- before the commit ----------------------------------------------------------------------------

@@ -340,6 +340,8 @@ class TaskHandler:
     async def _answer_query_task(self, task: PollWorkflowTaskQueueResponse) -> None:
         namespace = self._settings.namespace
         run = self.cache.get(task.workflow_execution.run_id)
+        if run is not None and run.last_started_id != task.previous_started_event_id:
+            run = None  # another worker had the run meanwhile: what is cached here is old
         loaded: Run | None = None
         try:
             await self._decode(task)
