@@ -15,7 +15,7 @@ from perdure.api.errors import Cancelled, RPCError, Unavailable
 from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.service.units import Conflict, Unit
-from perdure.store.contract import Store, StoreError, Write
+from perdure.store.contract import Loaded, Store, StoreError, Write
 
 log = logging.getLogger("perdure.service")
 
@@ -195,16 +195,30 @@ class Committer:
         for position, unit in enumerate(rows):
             try:
                 loaded = await self._store.load(unit[0].key)
+                if loaded is None or loaded.version < unit[0].version:
+                    continue
+                if await self._is_of(loaded, unit[0]):
+                    written.add(position)
+                    continue
             except StoreError:
                 self.uncertain()  # still out of reach: callers hear that they cannot know
                 break
-            if loaded is None or loaded.version < unit[0].version:
-                continue
-            if loaded.version == unit[0].version and loaded.state == unit[0].state:
-                written.add(position)
-            else:
-                self.uncertain()  # another node went on from there, or from what was before
+            self.uncertain()  # another node went on from there, or from what was before
         return written
+
+    async def _is_of(self, loaded: Loaded, write: Write) -> bool:
+        """Whether a run is just as a write left it; another node's of that version may differ in
+        nothing but an event or an item."""
+        if loaded.version != write.version or loaded.state != write.state:
+            return False
+        items = dict(loaded.items)
+        if any(items.get(item_id) != body for item_id, body in write.put_items):
+            return False
+        if not write.events:
+            return True
+        first, last = write.first_event_id, write.last_event_id
+        batches = await self._store.history(write.key, first, last, limit=1)
+        return bool(batches) and batches[0].events == write.events
 
     def _finish(self, unit: Unit) -> None:
         try:
