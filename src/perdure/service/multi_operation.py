@@ -117,7 +117,7 @@ class MultiOperationRPCs(UpdateRPCs):
         try:
             reached = await self._wait(key, outcome.run_id, update, wanted, deadline_ns)
         except Unblocked:
-            await self._check_follower(key, pinned=False)
+            await self._check_follower(key, request.request.meta.update_id, pinned=False)
             return await self.update_workflow_execution(request)
         return _response(request, reached)
 

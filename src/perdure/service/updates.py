@@ -128,7 +128,8 @@ class UpdateRPCs:
                 reached = await self._update(key, request, update, wanted, deadline_ns)
                 break
             except Unblocked:
-                await self._check_follower(key, pinned=bool(execution.run_id))
+                pinned = bool(execution.run_id)
+                await self._check_follower(key, update.meta.update_id, pinned=pinned)
         answer = UpdateWorkflowExecutionResponse(
             update_ref=_ref(execution.workflow_id, reached.run_id, update.meta.update_id),
             stage=reached.stage,  # type: ignore[arg-type]
@@ -138,9 +139,13 @@ class UpdateRPCs:
             answer.outcome.CopyFrom(outcome)
         return answer
 
-    async def _check_follower(self, key: int, *, pinned: bool) -> None:
-        """A run closed under an update: go on only when another run took its place."""
+    async def _check_follower(self, key: int, update_id: str, *, pinned: bool) -> None:
+        """A run closed under an update: go on only when it is done, as another node may have seen
+        to, or when another run took its place."""
         entry = await self.node.executions.read(key)
+        found = engine_updates.find(entry.run, update_id)
+        if found is not None and found.completed_event_id:
+            return
         follower = bool(entry.run.state.successor_run_id or entry.run.state.reset_run_id)
         if not entry.run.is_open and (pinned or not follower):
             raise engine_updates.closing_error(continues=follower)
@@ -287,7 +292,7 @@ class UpdateRPCs:
                 )
                 break
             except Unblocked:
-                await self._check_follower(key, pinned=True)
+                await self._check_follower(key, update_id, pinned=True)
         answer = PollWorkflowExecutionUpdateResponse(
             update_ref=_ref(ref.workflow_id, reached.run_id, update_id),
             stage=reached.stage,  # type: ignore[arg-type]
