@@ -24,7 +24,7 @@ import pipeline
 from perdure import Converter
 from perdure.engine import replay as engine_replay
 from perdure.service import records
-from perdure.store.contract import Loaded
+from perdure.store.contract import Loaded, Store
 from perdure.store.query import Query
 from perdure.store.sqlite import open_read_only
 from perdure.testing import Replayer
@@ -86,7 +86,11 @@ async def check(folder: Path, size: Size, *, finished: bool) -> Findings:
 
 async def read_runs(file: Path) -> list[Stored]:
     """Everything in a database file, read without taking hold of it."""
-    store = open_read_only(file)
+    return await read_all(open_read_only(file))
+
+
+async def read_all(store: Store) -> list[Stored]:
+    """Everything in a store that is not open yet; it is opened and closed."""
     await store.open()
     try:
         found = []

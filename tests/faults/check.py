@@ -21,6 +21,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 import crash_check
 import outside
 from crash_check import Stored
+from perdure.store.contract import Store
+from perdure.store.sqlite import open_read_only
 
 from . import diary
 from .caller import answer, values
@@ -42,10 +44,11 @@ class Findings:
     again: int = 0
 
 
-async def check(folder: Path) -> Findings:
-    """Ask all questions of a finished round: database, books and diary are in its folder."""
+async def check(folder: Path, store: Store | None = None) -> Findings:
+    """Ask all questions of a finished round: books and diary are in its folder, and so is the
+    database, if it is no other store."""
     os.environ[outside.BOOKS_VARIABLE] = str(folder / "books.jsonl")
-    runs = await crash_check.read_runs(folder / DATABASE)
+    runs = await crash_check.read_all(store or open_read_only(folder / DATABASE))
     calls = outside.entries()
     lines = diary.read(folder)
     told = [line for line in lines if line["kind"] not in ("wrong", "again")]

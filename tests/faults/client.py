@@ -1,6 +1,6 @@
 """The clients: scenarios, many at a time, until they are told to stop.
 
-python -m tests.faults.client ADDRESS FOLDER SEED
+python -m tests.faults.client ADDRESS FOLDER SEED [FIRST]
 """
 
 from __future__ import annotations
@@ -25,24 +25,28 @@ STOP = "stop"
 """A file of this name tells the clients to begin nothing new, and to finish."""
 
 
-async def main(address: str, folder: Path, seed: str) -> None:
-    """Run scenarios until there is a file `stop`, and wait for their ends."""
+async def main(address: str, folder: Path, seed: str, first: str = "0") -> None:
+    """Run scenarios until there is a file `stop`, and wait for their ends.
+
+    `first`: the number of the first scenario, where several processes of clients have their own.
+    """
     diary = Diary(folder)
     client = await connected(address, "faults-client")
-    numbers = count()
+    numbers = count(int(first))
     lanes = (
-        lane(Caller(client, diary, random.Random(f"{seed}/{n}")), folder, numbers)
+        lane(Caller(client, diary, random.Random(f"{seed}/{n}")), folder, numbers, int(first))
         for n in range(LANES)
     )
     await asyncio.gather(*lanes)
 
 
-async def lane(caller: Caller, folder: Path, numbers: Iterator[int]) -> None:
+async def lane(caller: Caller, folder: Path, numbers: Iterator[int], first: int) -> None:
     """One scenario after the other, of which the first of all lanes are of all kinds."""
     scenarios = [steps, account, account, chain, family]
     while not (folder / STOP).exists():
         number = next(numbers)
-        scenario = scenarios[number] if number < len(scenarios) else caller.dice.choice(scenarios)
+        begun = number - first
+        scenario = scenarios[begun] if begun < len(scenarios) else caller.dice.choice(scenarios)
         name = f"{scenario.__name__}-{number}"
         try:
             await scenario(caller, name)
@@ -130,6 +134,6 @@ async def family(caller: Caller, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]))
     sys.stdout.flush()
     os._exit(0)  # the SDK's threads may still be in Python, and abort when it is taken down

@@ -94,7 +94,7 @@ class Siege:
         self.folder = folder
         self.dice = dice
         self.tally = tally
-        self.port = _free_port()
+        self.port = free_port()
         self.server: Part | None = None
         self.workers: list[Part] = []
         self.client: Part | None = None
@@ -231,7 +231,7 @@ def besiege(kills: int, seed: int, keep: Path | None = None) -> Tally:
     return tally
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

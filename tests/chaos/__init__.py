@@ -1,0 +1,6 @@
+"""Three nodes on one PostgreSQL with a replica; everything is killed, cut off and restarted.
+
+python -m tests.chaos --seconds 300 --seed 7      # or ./dev chaos
+
+Workers, clients, workflows and the check at the end are those of tests/faults.
+"""

@@ -1,0 +1,181 @@
+"""What goes on while everything breaks: nodes, workers and clients, each a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.check import Findings, check
+from tests.faults.client import STOP
+from tests.faults.siege import FINISH_WITHIN_S, READY_WITHIN_S, Part, Wrong, free_port
+
+from perdure.store.postgres import PostgresStore
+
+from .databases import Databases
+
+NODES = 3
+PAUSE_S = (0.1, 1.5)
+DOWN_S = (0.0, 3.0)
+CUT_SHARES = (1, 2, 3)
+FIRST_OF_CLIENT = 100_000
+
+EVENTS = {"node": 8, "worker": 3, "cut": 4, "restart": 1}
+"""What happens, and how often in proportion."""
+
+NO_DATABASE = ("cannot be reached", "shutting down", "crashed and restarts", "only reads")
+"""What a node says that finds no database when it starts: whoever supervises it starts it again."""
+
+
+@dataclass
+class Report:
+    """What was done, and what came of it."""
+
+    events: Counter[str] = field(default_factory=Counter)
+    found: Findings = field(default_factory=Findings)
+
+
+class Storm:
+    """One database and all that work with it.
+
+    Args:
+        folder: where logs, books and diary are kept.
+        dice: decides what happens when.
+    """
+
+    def __init__(self, folder: Path, databases: Databases, dice: random.Random) -> None:
+        folder.mkdir(parents=True)
+        self.folder, self.databases, self.dice = folder, databases, dice
+        self.report = Report()
+        self.ports = [free_port() for _ in range(NODES)]
+        self.nodes: list[Part] = []
+        self.workers: list[Part] = []
+        self.clients: list[Part] = []
+
+    def _start_node(self, number: int) -> Part:
+        command = [str(Path(sys.executable).parent / "perdure"), "server"]
+        command += ["--db", self.databases.dsn, "--port", str(self.ports[number])]
+        return Part(self.folder, f"node-{number}", command)
+
+    def _start_worker(self, number: int) -> Part:
+        return self._python(number, "worker", f"worker-{number}")
+
+    def _start_client(self, number: int) -> Part:
+        first = str(number * FIRST_OF_CLIENT)
+        return self._python(
+            number, "client", str(self.folder), str(self.dice.randrange(10**6)), first
+        )
+
+    def _python(self, number: int, module: str, *arguments: str) -> Part:
+        """Each worker and each client has a node of its own."""
+        address = f"127.0.0.1:{self.ports[number]}"
+        command = [sys.executable, "-m", f"tests.faults.{module}", address, *arguments]
+        return Part(self.folder, f"{module}-{number}", command)
+
+    def run(self, seconds: float) -> Report:
+        """Start all, let it storm, let them finish, and check.
+
+        Raises:
+            Wrong: with the evidence.
+        """
+        try:
+            self.nodes = [self._start_node(number) for number in range(NODES)]  # all at once
+            self._wait_until_listening()
+            self.workers = [self._start_worker(number) for number in range(NODES)]
+            self.clients = [self._start_client(number) for number in range(NODES)]
+            self._storm(seconds)
+            self._finish()
+        finally:
+            for part in (*self.clients, *self.workers, *self.nodes):
+                part.kill()
+        self.report.found = asyncio.run(check(self.folder, PostgresStore(self.databases.dsn)))
+        if self.report.found.wrong:
+            raise Wrong("the check found:\n" + "\n".join(self.report.found.wrong[:20]))
+        return self.report
+
+    def _storm(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        half = end - seconds / 2
+        while time.monotonic() < end:
+            time.sleep(self.dice.uniform(*PAUSE_S))
+            if half and time.monotonic() > half:
+                half = 0.0
+                what = "promotion"
+            else:
+                [what] = self.dice.choices(list(EVENTS), list(EVENTS.values()))
+            self._happens(what)
+            self.report.events[what] += 1
+            self._supervise()
+
+    def _happens(self, what: str) -> None:
+        number = self.dice.randrange(NODES)
+        match what:
+            case "node":
+                self.nodes[number].kill()
+                time.sleep(self.dice.uniform(*DOWN_S))
+                self.nodes[number] = self._start_node(number)
+            case "worker":
+                self.workers[number].kill()
+                self.workers[number] = self._start_worker(number)
+            case "cut":
+                self.databases.cut(self.dice.choice(CUT_SHARES))
+            case "restart":
+                self.databases.restart()
+            case "promotion":
+                self.databases.promote()
+
+    def _supervise(self) -> None:
+        """Start nodes again that found no database; nothing else may end by itself."""
+        for number, node in enumerate(self.nodes):
+            if node.process.poll() is not None:
+                if not any(words in node.written() for words in NO_DATABASE):
+                    node.must_live()
+                self.nodes[number] = self._start_node(number)
+        for part in (*self.workers, *self.clients):
+            part.must_live()
+
+    def _wait_until_listening(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not all("gRPC on" in node.written() for node in self.nodes):
+            self._supervise()
+            if time.monotonic() > deadline:
+                raise Wrong(f"nodes do not listen: {[n.written()[-500:] for n in self.nodes]}")
+            time.sleep(0.02)
+
+    def _finish(self) -> None:
+        """Leave all alone until the clients have heard all results."""
+        (self.folder / STOP).touch()
+        deadline = time.monotonic() + FINISH_WITHIN_S
+        for client in self.clients:
+            while client.process.poll() is None:
+                for number, node in enumerate(self.nodes):
+                    if node.process.poll() is not None:
+                        self.nodes[number] = self._start_node(number)
+                if time.monotonic() > deadline:
+                    client.process.send_signal(signal.SIGINT)  # leaves a traceback in its log
+                    raise Wrong(f"{client.name} has not finished after {FINISH_WITHIN_S} s")
+                try:
+                    client.process.wait(0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+            if client.process.returncode:
+                raise Wrong(f"{client.name} failed: {client.written()[-3000:]}")
+
+
+def chaos(folder: Path, seconds: float, seed: int) -> Report:
+    """A storm on new databases. Raises Wrong; the logs are in the folder then."""
+    databases = Databases()
+    try:
+        databases.start()
+        return Storm(folder, databases, random.Random(seed)).run(seconds)
+    except Wrong as error:
+        raise Wrong(f"{error}\nLogs, books and diary are in {os.fspath(folder)}") from None
+    finally:
+        databases.close()

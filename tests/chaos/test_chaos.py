@@ -1,0 +1,18 @@
+"""Nodes, workers and databases are really killed, and everything ends right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .storm import chaos
+
+
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_or_done_twice_while_everything_breaks(tmp_path: Path) -> None:
+    report = chaos(tmp_path / "storm", seconds=25, seed=1)
+    assert report.events["promotion"] == 1
+    assert report.events["node"] > 0
+    assert report.found.runs > 20
+    assert report.found.told > 20
