@@ -14,12 +14,20 @@ from perdure.store.migrations import load
 
 _LOCK: Final = 0x70657264  # "perd"
 
+# Not to_regclass: it answers from a cache that knows nothing of what another session just made.
+_IS_THERE: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'perdure' AND c.relname = 'migrations'
+)
+"""
+
 MIGRATIONS: Final = load(__package__)
 
 
 async def version(connection: Any) -> int:
     """How many migrations were applied; 0 for a database that perdure has not used."""
-    if await connection.fetchval("SELECT to_regclass('perdure.migrations')") is None:
+    if not await connection.fetchval(_IS_THERE):
         return 0
     return int(await connection.fetchval("SELECT coalesce(max(number), 0) FROM perdure.migrations"))
 
