@@ -13,10 +13,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncpg
 from tests.faults.check import Findings, check
 from tests.faults.client import STOP
 from tests.faults.siege import FINISH_WITHIN_S, READY_WITHIN_S, Part, Wrong, free_port
 
+import crash_check
+from perdure.service import records
 from perdure.store.postgres import PostgresStore
 
 from .databases import Databases
@@ -30,7 +33,13 @@ FIRST_OF_CLIENT = 100_000
 EVENTS = {"node": 8, "worker": 3, "cut": 4, "restart": 1}
 """What happens, and how often in proportion."""
 
-NO_DATABASE = ("cannot be reached", "shutting down", "crashed and restarts", "only reads")
+NO_DATABASE = (
+    "cannot be reached",
+    "shutting down",
+    "crashed and restarts",
+    "only reads",
+    "connection was closed",
+)
 """What a node says that finds no database when it starts: whoever supervises it starts it again."""
 
 
@@ -160,13 +169,32 @@ class Storm:
                         self.nodes[number] = self._start_node(number)
                 if time.monotonic() > deadline:
                     client.process.send_signal(signal.SIGINT)  # leaves a traceback in its log
-                    raise Wrong(f"{client.name} has not finished after {FINISH_WITHIN_S} s")
+                    raise Wrong(
+                        f"{client.name} has not finished after {FINISH_WITHIN_S} s\n"
+                        + asyncio.run(what_is_open(self.databases.dsn))
+                    )
                 try:
                     client.process.wait(0.2)
                 except subprocess.TimeoutExpired:
                     continue
             if client.process.returncode:
                 raise Wrong(f"{client.name} failed: {client.written()[-3000:]}")
+
+
+async def what_is_open(dsn: str) -> str:
+    """Open runs and waiting tasks, as evidence."""
+    lines = []
+    for run in await crash_check.read_all(PostgresStore(dsn)):
+        if run.is_open:
+            state = records.execution(run.loaded).state
+            last = [event.event_type for event in run.events[-4:]]
+            lines.append(f"{run.workflow_id} ({run.loaded.record.key}): {state}; last {last}")
+    connection = await asyncpg.connect(dsn)
+    for table in ("tasks", "nodes", "messages", "letters"):
+        for row in await connection.fetch(f"SELECT * FROM perdure.{table} LIMIT 30"):
+            lines.append(f"{table}: {dict(row)}")
+    await connection.close()
+    return "\n".join(lines)
 
 
 def chaos(folder: Path, seconds: float, seed: int) -> Report:
