@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,12 +54,26 @@ class Tally:
 
 
 class Part:
-    """One process, with its output in a file of the folder."""
+    """One process, with its output in a file of the folder.
 
-    def __init__(self, folder: Path, name: str, command: Sequence[str]) -> None:
+    Args:
+        folder: where all parts have their logs and their books.
+        name: of its log.
+        command: what it runs.
+        more_environment: variables beside this process's own.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        command: Sequence[str],
+        more_environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.log = folder / f"{name}.log"
         self.name = name
         environment = os.environ | {outside.BOOKS_VARIABLE: str(folder / "books.jsonl")}
+        environment |= more_environment or {}
         with self.log.open("ab") as log:
             self._begins_at = log.tell()
             self.process = subprocess.Popen(
