@@ -47,6 +47,7 @@ class Neighbours:
         self._sharing = sharing
         self._living: frozenset[int] = frozenset()
         self._namespaces = ""
+        self._schema = 0
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,6 +130,7 @@ class Neighbours:
         sent_ns = self._node.clock.now_ns()
         beat = await self._sharing.beat(matching.polled(), self.relay.addresses)
         self._follow_clock(beat, sent_ns)
+        self._notice_schema(beat.newer_schema)
         for queue in beat.queues:
             matching.has_more(queue)
         if beat.letters:
@@ -145,6 +147,19 @@ class Neighbours:
             self.watches.renew()
             if left or beat.died:
                 await self._take_over(beat)
+
+    def _notice_schema(self, newer: int) -> None:
+        """Say, once, that a newer perdure migrated the database while this node is up.
+
+        Migrations only add, so it goes on; but it will not start again.
+        """
+        if newer != self._schema:
+            self._schema = newer
+            log.warning(
+                "%s has schema version %d now, of a newer perdure: this node serves until it is "
+                "stopped, and cannot start again: install the newer perdure",
+                self._node.store.name, newer,
+            )  # fmt: skip
 
     async def _take_over(self, beat: Beat) -> None:
         """Nodes died, or left: go on with what was theirs."""

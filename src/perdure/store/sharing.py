@@ -37,6 +37,7 @@ class Beat(msgspec.Struct, frozen=True):
         letters: whether letters wait at the asked addresses.
         messages: whether messages wait that no node delivers.
         namespaces: changes with every change of a namespace.
+        newer_schema: the version of the database's schema if a newer perdure migrated it, else 0.
     """
 
     now_ns: int
@@ -46,6 +47,7 @@ class Beat(msgspec.Struct, frozen=True):
     letters: bool
     messages: bool
     namespaces: str
+    newer_schema: int = 0
 
 
 class Letter(msgspec.Struct):

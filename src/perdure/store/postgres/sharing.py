@@ -16,6 +16,7 @@ from perdure.store.postgres.leases import (
     TASK_LEASE_NS,
 )
 from perdure.store.postgres.listening import Listening
+from perdure.store.postgres.schema import MIGRATIONS
 from perdure.store.postgres.statements import SHARED as SQL
 from perdure.store.sharing import LETTER, TASKS, Awaited, Beat, Letter, Queue, queues_notice
 
@@ -135,7 +136,7 @@ class PostgresSharing:
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
             *(columns or [[], [], []]), list(addresses),
         )  # fmt: skip
-        now_ns, nodes, died, waiting, letters, messages, namespaces, _ = rows[0]
+        now_ns, nodes, died, waiting, letters, messages, namespaces, schema, _ = rows[0]
         alive = frozenset([*nodes, self.node]) - frozenset(died)
         self.has_company = len(alive) > 1
         return Beat(
@@ -146,6 +147,7 @@ class PostgresSharing:
             letters=letters,
             messages=messages,
             namespaces=namespaces or "",
+            newer_schema=schema if schema > len(MIGRATIONS) else 0,
         )
 
     async def orphans(self) -> list[int]:
