@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+from tests.faults import diary
 from tests.faults.check import Findings, check
 from tests.faults.client import STOP
 from tests.faults.siege import FINISH_WITHIN_S, READY_WITHIN_S, Part, Wrong, free_port
@@ -41,6 +42,10 @@ NO_DATABASE = (
     "connection was closed",
 )
 """What a node says that finds no database when it starts: whoever supervises it starts it again."""
+
+
+NO_NODE = "Worker validation failed"
+"""What the SDK says when it began to work while its node was killed again and again."""
 
 
 @dataclass
@@ -99,6 +104,7 @@ class Storm:
             self._wait_until_listening()
             self.workers = [self._start_worker(number) for number in range(NODES)]
             self.clients = [self._start_client(number) for number in range(NODES)]
+            self._wait_until_told()
             self._storm(seconds)
             self._finish()
         finally:
@@ -147,6 +153,9 @@ class Storm:
                 if not any(words in node.written() for words in NO_DATABASE):
                     node.must_live()
                 self.nodes[number] = self._start_node(number)
+        for number, worker in enumerate(self.workers):
+            if worker.process.poll() is not None and NO_NODE in worker.written():
+                self.workers[number] = self._start_worker(number)
         for part in (*self.workers, *self.clients):
             part.must_live()
 
@@ -157,6 +166,15 @@ class Storm:
             if time.monotonic() > deadline:
                 raise Wrong(f"nodes do not listen: {[n.written()[-500:] for n in self.nodes]}")
             time.sleep(0.02)
+
+    def _wait_until_told(self) -> None:
+        """Wait until a client was told something: before that there is nothing to lose."""
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not diary.read(self.folder):
+            self._supervise()
+            if time.monotonic() > deadline:
+                raise Wrong(f"no client was told anything in {READY_WITHIN_S} s")
+            time.sleep(0.05)
 
     def _finish(self) -> None:
         """Leave all alone until the clients have heard all results."""

@@ -325,6 +325,16 @@ class RunCompanion:
             self._wake_for_updates()
         self._check_empty()
 
+    def pass_on(self, run: Execution) -> None:
+        """The run's worker is at another node: who asked for an update that no worker has asks
+        there."""
+        task = run.state.workflow_task
+        stamp = NOT_SENT if task is None else task.stamp
+        for update in list(self._updates.values()):
+            waits = update.stage == ADMITTED and update.answered_by == NOT_SENT
+            if waits and (update.sent_with == NOT_SENT or update.sent_with != stamp):
+                self.drop_update(update, Unblocked())
+
     def refuse_updates(self, error: RPCError) -> None:
         """No workflow task can be had for those that the run has not accepted."""
         for update in list(self._updates.values()):
@@ -422,6 +432,13 @@ class Companions:
                     companion.look_again(entry.run)
             if self._made.get(key) is companion:
                 self._executions.watch_elsewhere(key, Awaited.ANY)
+
+    def pass_on(self, is_here: Callable[[Execution], bool]) -> None:
+        """What waits for a worker of another node is to be asked for there."""
+        for key, companion in list(self._made.items()):
+            entry = self._executions.cached(key)
+            if entry is not None and entry.unit is None and not is_here(entry.run):
+                companion.pass_on(entry.run)
 
     async def close(self) -> None:
         """Wait for wake-ups under way."""

@@ -166,7 +166,7 @@ class Executions:
     def watched(self) -> list[tuple[int, Awaited]]:
         """The runs that somebody waits for."""
         found = dict.fromkeys(self._close_watchers, Awaited.CLOSE)
-        found.update(dict.fromkeys(self._watchers, Awaited.ANY))
+        found.update(dict.fromkeys([*self._watchers, *self.companions], Awaited.ANY))
         return list(found.items())
 
     async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:

@@ -145,6 +145,8 @@ class Neighbours:
         self._living = beat.nodes
         if self._task is not None:  # not the first, before the node is open
             self.watches.renew()
+            if self.has_company:
+                self._node.companions.pass_on(self._has_worker_here)
             if left or beat.died:
                 await self._take_over(beat)
 
@@ -228,6 +230,9 @@ class Neighbours:
             if answer is not None:
                 return answer
         return None
+
+    def _has_worker_here(self, run: Execution) -> bool:
+        return self.is_here(run.info.namespace, run.state.sticky_queue or run.info.task_queue)
 
     def is_here(self, namespace: str, name: str) -> bool:
         """Whether workers poll a workflow task queue on this node."""
