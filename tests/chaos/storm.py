@@ -220,8 +220,14 @@ def chaos(folder: Path, seconds: float, seed: int) -> Report:
     databases = Databases()
     try:
         databases.start()
-        return Storm(folder, databases, random.Random(seed)).run(seconds)
+        report = Storm(folder, databases, random.Random(seed)).run(seconds)
     except Wrong as error:
-        raise Wrong(f"{error}\nLogs, books and diary are in {os.fspath(folder)}") from None
+        raise Wrong(
+            f"{error}\nLogs, books and diary are in {os.fspath(folder)}, the databases in "
+            f"{databases.base}"
+        ) from None
+    else:
+        databases.remove()
+        return report
     finally:
-        databases.close()
+        databases.stop()
