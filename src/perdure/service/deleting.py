@@ -21,7 +21,7 @@ from perdure.engine.transition import Transition
 from perdure.service.clock import Alarm, sleep_until
 from perdure.service.reading import reading
 from perdure.store.contract import StoreError
-from perdure.store.query import And, Column, Compare, Query
+from perdure.store.query import And, Column, Compare, Order, Query
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -115,7 +115,8 @@ class Purger:
             if namespace.retention_ns:
                 before_ns = node.clock.now_ns() - namespace.retention_ns
                 closed = And((Compare(Column.CLOSE, ">", 0), Compare(Column.CLOSE, "<", before_ns)))
-                await self._purge(Query(namespace.name, closed, limit=_PAGE))
+                oldest = (Order(Column.CLOSE),)  # an index has them side by side
+                await self._purge(Query(namespace.name, closed, oldest, limit=_PAGE))
         self.watch_retention()
 
     async def _purge(self, query: Query) -> None:

@@ -70,6 +70,18 @@ class Rendering:
         """Whether a run has no value there."""
         return f"({self.field(field)} IS NULL)"
 
+    def ranked(self, field: Field, value: Scalar | None = None) -> str:
+        """A field as runs are ordered by it."""
+        return self.field(field, value)
+
+    def rank(self, field: Field, value: Scalar | None) -> Scalar | None:
+        """A value as `ranked` has it."""
+        return value
+
+    def may_be_null(self, field: Field) -> bool:
+        """Whether `ranked` may be NULL."""
+        return nullable(field)
+
     def sort_keys(self, field: Field, descending: bool) -> list[str]:
         """What to order by."""
         return [f"{self.field(field)} {way(descending)}"]
@@ -86,11 +98,14 @@ class Rendering:
         where = self.where(query)
         if query.after is not None:
             where += f" AND {self.after(query, query.after)}"
+        order, limit = self.order(query), self.bind(query.limit)
+        return f"SELECT * FROM {self.table} WHERE {where} ORDER BY {order} LIMIT {limit}"
+
+    def order(self, query: Query) -> str:
+        """By what the rows of a query are ordered."""
         terms = sort_terms(query)
-        order = [key for term in terms for key in self.sort_keys(term.field, term.descending)]
-        order.append(f"key {way(terms[-1].descending)}")
-        limit = self.bind(query.limit)
-        return f"SELECT * FROM {self.table} WHERE {where} ORDER BY {', '.join(order)} LIMIT {limit}"
+        keys = [key for term in terms for key in self.sort_keys(term.field, term.descending)]
+        return ", ".join([*keys, f"key {way(terms[-1].descending)}"])
 
     def count(self, query: Query) -> str:
         """The number of runs, after the columns that the query groups by."""
@@ -187,23 +202,24 @@ class Rendering:
         """Rows later than a position."""
         terms = sort_terms(query)
         assert len(marks) == len(terms) + 1, "after: one value for each term, and the key"
+        ranks = [self.rank(term.field, mark) for term, mark in zip(terms, marks, strict=False)]
         last_way = terms[-1].descending
-        if not any(nullable(term.field) for term in terms) and all(
+        if not any(self.may_be_null(term.field) for term in terms) and all(
             term.descending == last_way for term in terms
         ):
-            names = ", ".join([*(self.field(term.field) for term in terms), "key"])
-            values = ", ".join(self.bind(mark) for mark in marks)
+            names = ", ".join([*(self.ranked(term.field) for term in terms), "key"])
+            values = ", ".join(self.bind(mark) for mark in [*ranks, marks[-1]])
             return f"({names}) {'<' if last_way else '>'} ({values})"
         sql = _later("key", self.bind(marks[-1]), last_way)
-        for term, mark in reversed(list(zip(terms, marks, strict=False))):
+        for term, mark in reversed(list(zip(terms, ranks, strict=True))):
             if mark is None:
                 absent = self.has_no(term.field)
                 later = "1 = 0" if term.descending else f"NOT {absent}"
                 sql = f"({later} OR ({absent} AND ({sql})))"
                 continue
-            name, bound = self.field(term.field, mark), self.bind(mark)
+            name, bound = self.ranked(term.field, mark), self.bind(mark)
             later = _later(name, bound, term.descending)
-            if term.descending and nullable(term.field):
+            if term.descending and self.may_be_null(term.field):
                 later += f" OR {name} IS NULL"
             sql = f"({later} OR ({name} = {bound} AND ({sql})))"
         return sql

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import asyncpg
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from store_contract import record
@@ -18,8 +21,10 @@ from perdure.service import search_attributes
 from perdure.service.filter import parse
 from perdure.store.contract import Record, Store, Write
 from perdure.store.paging import position
+from perdure.store.postgres import PostgresStore
 from perdure.store.query import Order, Query
 from perdure.store.sqlite import SqliteStore
+from postgres import PostgresServer
 
 TYPES = {
     "Note": 1,
@@ -170,29 +175,62 @@ async def in_every_store(runs: list[Record], check: Callable[[Store], Awaitable[
             store = SqliteStore(path)
             await store.open()
             try:
-                units = [
-                    [Write(key=r.key, based_on=0, version=1, state=b"", record=r)] for r in runs
-                ]
-                assert await store.commit(units) == []
+                await fill(store, runs)
                 await check(store)
             finally:
                 await store.close()
 
 
-@settings(deadline=None, max_examples=100)
-@given(records(), st.lists(st.tuples(filters, orders), min_size=1, max_size=8))
-def test_filters_mean_what_the_oracle_says(runs: list[Record], asked: list[Any]) -> None:
-    async def check(store: Store) -> None:
-        for where, order in asked:
-            text = where + (f" ORDER BY {', '.join(order)}" if order else "")
-            parsed = parse(text, TYPES, NOW_NS)
-            query = Query("default", where=parsed.where, order=parsed.order)
-            expected = [r.key for r in answer(runs, query)]
-            assert [r.key for r in await store.list_runs(query)] == expected, text
-            assert await store.count_runs(query) == [([], len(expected))], text
-            assert await paged(store, parsed.where, parsed.order) == expected, text
+async def in_postgres(
+    dsn: str, runs: list[Record], check: Callable[[Store], Awaitable[None]]
+) -> None:
+    store = PostgresStore(dsn)
+    await store.open()
+    try:
+        await fill(store, runs)
+        await check(store)
+    finally:
+        await store.close()
+        connection = await asyncpg.connect(dsn)
+        await connection.execute("TRUNCATE perdure.runs, perdure.states")
+        await connection.close()
 
-    asyncio.run(in_every_store(runs, check))
+
+async def fill(store: Store, runs: list[Record]) -> None:
+    units = [[Write(key=r.key, based_on=0, version=1, state=b"", record=r)] for r in runs]
+    assert await store.commit(units) == []
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres_server: PostgresServer) -> str:
+    asyncio.run(postgres_server.execute("CREATE DATABASE filters"))
+    return postgres_server.dsn("filters")
+
+
+questions = st.lists(st.tuples(filters, orders), min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=100)
+@given(records(), questions)
+def test_filters_mean_what_the_oracle_says(runs: list[Record], asked: list[Any]) -> None:
+    asyncio.run(in_every_store(runs, partial(ask_all, runs, asked)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(records(), questions)
+def test_filters_mean_the_same_on_postgres(dsn: str, runs: list[Record], asked: list[Any]) -> None:
+    asyncio.run(in_postgres(dsn, runs, partial(ask_all, runs, asked)))
+
+
+async def ask_all(runs: list[Record], asked: list[Any], store: Store) -> None:
+    for where, order in asked:
+        text = where + (f" ORDER BY {', '.join(order)}" if order else "")
+        parsed = parse(text, TYPES, NOW_NS)
+        query = Query("default", where=parsed.where, order=parsed.order)
+        expected = [r.key for r in answer(runs, query)]
+        assert [r.key for r in await store.list_runs(query)] == expected, text
+        assert await store.count_runs(query) == [([], len(expected))], text
+        assert await paged(store, parsed.where, parsed.order) == expected, text
 
 
 async def paged(store: Store, where: Any, order: tuple[Order, ...]) -> list[int]:

@@ -186,6 +186,11 @@ class PostgresStore:
 
     async def list_runs(self, query: Query) -> list[Record]:
         """A page of runs; see Query."""
+        look = render.first_look(query)
+        if look is not None:
+            rows = await self._read(look[0], *look[1])
+            if len(rows) == query.limit:
+                return [reads.to_record(row) for row in rows]
         statement, parameters = render.select(query)
         return [reads.to_record(row) for row in await self._read(statement, *parameters)]
 

@@ -42,7 +42,12 @@ CREATE INDEX runs_by_workflow_id ON perdure.runs (namespace, workflow_id, start_
 CREATE INDEX runs_by_start ON perdure.runs (namespace, start_ns, key);
 CREATE INDEX runs_by_type ON perdure.runs (namespace, workflow_type, start_ns, key);
 CREATE INDEX runs_by_status ON perdure.runs (namespace, status, start_ns, key);
-CREATE INDEX runs_by_close ON perdure.runs (namespace, (nullif(close_ns, 0)), key);
+CREATE INDEX runs_by_close ON perdure.runs (namespace, close_ns, key);
+CREATE INDEX runs_by_queue ON perdure.runs (namespace, task_queue, start_ns, key);
+CREATE INDEX runs_by_parent ON perdure.runs (namespace, parent_workflow_id, start_ns, key)
+    WHERE parent_workflow_id > '';
+CREATE INDEX runs_by_attributes ON perdure.runs USING gin (search_attributes jsonb_path_ops)
+    WHERE search_attributes <> '{}';
 
 -- Rewritten by every transition: room in each page keeps the new version there (a HOT update) as
 -- long as no indexed column changes. wake_at_ns is the only one, and it rarely does.

@@ -1,0 +1,200 @@
+"""How long list and count take on a full PostgreSQL database, and the plans of those that are slow.
+
+    uv run --group bench python benchmarks/lists.py postgresql://… [--plans]
+
+The database is one that `fill.py` filled. Every filter is asked seven times through the service of
+an embedded node, pages of 50: the first page, and one behind ten others. The table shows medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from typing import Any
+
+import asyncpg
+from rich.console import Console
+from rich.table import Table
+from temporalio.api.workflowservice.v1 import (
+    CountWorkflowExecutionsRequest,
+    ListWorkflowExecutionsRequest,
+)
+
+import perdure
+from perdure.store.postgres import render
+
+PAGE = 50
+TIMES = 7
+AIM_MS = 50
+
+# What a list of runs is filtered by; {id}, {run}, {customer} and times are those of stored runs.
+FILTERS = (
+    "",
+    "ORDER BY StartTime ASC",
+    "ORDER BY CloseTime DESC",
+    "ORDER BY CloseTime ASC",
+    "ExecutionStatus = 'Running'",
+    "ExecutionStatus = 'Completed'",
+    "ExecutionStatus = 'Failed'",
+    "ExecutionStatus = 'TimedOut'",
+    "ExecutionStatus = 'Failed' ORDER BY CloseTime DESC",
+    "ExecutionStatus IN ('Failed', 'TimedOut')",
+    "ExecutionStatus != 'Completed'",
+    "WorkflowType = 'order-3'",
+    "WorkflowType = 'no-such-type'",
+    "WorkflowType = 'order-3' AND ExecutionStatus = 'Failed'",
+    "WorkflowType = 'order-3' ORDER BY CloseTime DESC",
+    "WorkflowType STARTS_WITH 'order-5'",
+    "WorkflowId = '{id}'",
+    "WorkflowId STARTS_WITH '{prefix}'",
+    "WorkflowId STARTS_WITH 'template'",
+    "RunId = '{run}'",
+    "TaskQueue = 'queue-2'",
+    "TaskQueue = 'no-such-queue'",
+    "StartTime > '{late}'",
+    "StartTime BETWEEN '{early}' AND '{late}'",
+    "StartTime < '{early}' AND ExecutionStatus = 'Failed'",
+    "CloseTime > '{late}'",
+    "CloseTime BETWEEN '{early}' AND '{late}' ORDER BY CloseTime DESC",
+    "CloseTime IS NULL",
+    "CloseTime < '{early}' AND WorkflowType = 'order-3' ORDER BY CloseTime DESC",
+    "Customer = '{customer}'",
+    "Customer = 'no-such-customer'",
+    "Customer IN ('{customer}', 'customer-00007')",
+    "Customer = '{customer}' AND ExecutionStatus = 'Completed' ORDER BY CloseTime DESC",
+    "Customer STARTS_WITH 'customer-0000'",
+    "Region = 'asia'",
+    "Region = 'asia' AND ExecutionStatus = 'Running'",
+    "Tags = 'tag-3'",
+    "Tags = 'no-such-tag'",
+    "Amount = 54321",
+    "Amount > 99990",
+    "ParentWorkflowId = 'no-such-parent'",
+)
+COUNTS = (
+    "",
+    "ExecutionStatus = 'Running'",
+    "ExecutionStatus = 'Failed'",
+    "WorkflowType = 'order-3' AND ExecutionStatus = 'Running'",
+    "StartTime > '{late}'",
+    "Customer = '{customer}'",
+    "GROUP BY ExecutionStatus",
+)
+
+
+async def stored(connection: Any) -> dict[str, str]:
+    """Values that stored runs have."""
+    row = await connection.fetchrow(
+        "SELECT workflow_id, run_id, search_attributes ->> 'Customer' AS customer, "
+        "to_char(to_timestamp(min_ns / 1e9 + 86400 * 10), '{0}') AS early, "
+        "to_char(to_timestamp(min_ns / 1e9 + 86400 * 20), '{0}') AS late "
+        "FROM perdure.runs, (SELECT min(start_ns) AS min_ns FROM perdure.runs) AS m "
+        "WHERE close_ns > 0 AND workflow_id NOT LIKE 'template%' OFFSET 5000 LIMIT 1".format(
+            'YYYY-MM-DD"T"HH24:MI:SS"Z"'
+        )
+    )
+    return {
+        "id": row["workflow_id"],
+        "prefix": row["workflow_id"][:-1],
+        "run": row["run_id"],
+        "customer": row["customer"],
+        "early": row["early"],
+        "late": row["late"],
+    }
+
+
+class Asked:
+    """A node's service, and the last statement that it made."""
+
+    def __init__(self, client: Any) -> None:
+        self.service = client.service
+        self.store = client.service.node.store
+        self.query: Any = None
+        for name in ("list_runs", "count_runs"):
+            setattr(self.store, name, self._noting(getattr(self.store, name)))
+
+    def _noting(self, work: Any) -> Any:
+        async def noted(query: Any) -> Any:
+            self.query = query
+            return await work(query)
+
+        return noted
+
+    async def page_ms(self, text: str, token: bytes) -> tuple[float, bytes]:
+        """How long one page takes, and the token of the next."""
+        request = ListWorkflowExecutionsRequest(
+            namespace="default", query=text, page_size=PAGE, next_page_token=token
+        )
+        begin = time.perf_counter()
+        answer = await self.service.list_workflow_executions(request)
+        return (time.perf_counter() - begin) * 1e3, answer.next_page_token
+
+    async def count_ms(self, text: str) -> float:
+        """How long a count takes."""
+        request = CountWorkflowExecutionsRequest(namespace="default", query=text)
+        begin = time.perf_counter()
+        await self.service.count_workflow_executions(request)
+        return (time.perf_counter() - begin) * 1e3
+
+
+async def measured(asked: Asked, text: str) -> tuple[float, float | None, Any]:
+    """Milliseconds of the first page and of the eleventh, and the slower one's query."""
+    first = [(await asked.page_ms(text, b""))[0] for _ in range(TIMES)]
+    query, token, worst = asked.query, b"", statistics.median(first)
+    for _ in range(10):
+        _, token = await asked.page_ms(text, token)
+        if not token:
+            return worst, None, query
+    later = statistics.median([(await asked.page_ms(text, token))[0] for _ in range(TIMES)])
+    return worst, later, asked.query if later > worst else query
+
+
+async def explain(connection: Any, statement: tuple[str, list[Any]]) -> str:
+    """The plan of a statement, as it ran."""
+    text, parameters = statement
+    rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {text}", *parameters)
+    return text + "\n" + "\n".join(row[0] for row in rows)
+
+
+def shown(taken_ms: float | None) -> str:
+    if taken_ms is None:
+        return ""
+    return f"{taken_ms:,.1f}" + (" !" if taken_ms > AIM_MS else "")
+
+
+async def ask_all(dsn: str, *, plans: bool) -> None:
+    console = Console(width=130)
+    connection = await asyncpg.connect(dsn)
+    values = await stored(connection)
+    table = Table("list", "first page, ms", "eleventh page, ms")
+    counts = Table("count", "ms")
+    async with perdure.connect(dsn) as client:
+        asked = Asked(client)
+        for text in FILTERS:
+            first, later, query = await measured(asked, text.format(**values))
+            table.add_row(text or "(all)", shown(first), shown(later))
+            if plans and max(first, later or 0) > AIM_MS:
+                console.print(text, await explain(connection, render.select(query)), markup=False)
+        for text in COUNTS:
+            taken = [await asked.count_ms(text.format(**values)) for _ in range(TIMES)]
+            counts.add_row(text or "(all)", shown(statistics.median(taken)))
+            if plans and statistics.median(taken) > AIM_MS:
+                plan = await explain(connection, render.count(asked.query))
+                console.print(text, plan, markup=False)
+    await connection.close()
+    console.print(table)
+    console.print(counts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("dsn", help="postgresql://…")
+    parser.add_argument("--plans", action="store_true", help=f"of all over {AIM_MS} ms")
+    arguments = parser.parse_args()
+    asyncio.run(ask_all(arguments.dsn, plans=arguments.plans))
+
+
+if __name__ == "__main__":
+    main()
