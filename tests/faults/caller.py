@@ -43,6 +43,9 @@ NO_ANSWER = frozenset(
 """What a client hears when the server is killed while it waits: tonic's words for a broken
 connection. The caller cannot know whether its request was done, and sends it again."""
 
+NO_WORKER = "worker may be down"
+"""What a query hears while workers, too, have lost their servers."""
+
 CONVERTER = PayloadConverter.default
 
 
@@ -63,7 +66,7 @@ class Caller:
             try:
                 return await send()
             except RPCError as error:
-                if error.status not in NO_ANSWER:
+                if error.status not in NO_ANSWER and NO_WORKER not in error.message:
                     raise
             await asyncio.sleep(PAUSE_S)
 

@@ -214,6 +214,8 @@ def _id(plan: Plan, cause: int, name: str, where: str, value: str, *, needed: bo
         raise BadCommand(
             cause, f"{name} on {where} exceeds length limit. Length={size} Limit={limit}"
         )
+    if "\0" in value:
+        raise BadCommand(cause, f"{name} on {where} contains a NUL character: {value[:100]!r}")
 
 
 def _policy(cause: int, where: str, policy: RetryPolicy) -> None:
@@ -225,7 +227,8 @@ def _policy(cause: int, where: str, policy: RetryPolicy) -> None:
 def _activity_names(plan: Plan, where: str, activity_id: str, kind: str, queue: str) -> None:
     limit = plan.limits.id_bytes_max
     longest = max(len(activity_id), len(kind), len(queue))
-    if activity_id and kind and (limit <= 0 or longest <= limit):
+    fits = limit <= 0 or longest <= limit
+    if activity_id and kind and fits and "\0" not in queue:
         return
     _id(plan, _ACTIVITY, "ActivityId", where, activity_id)
     _id(plan, _ACTIVITY, "ActivityType", where, kind)

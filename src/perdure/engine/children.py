@@ -122,6 +122,11 @@ def validate(
                 _BAD, f"{field} on StartChildWorkflowExecutionCommand exceeds length limit."
                 f" Length={len(value.encode())} Limit={id_limit_bytes} {where[:99]}"
             )  # fmt: skip
+        if "\0" in value:
+            raise BadCommand(
+                _BAD, f"{field} on StartChildWorkflowExecutionCommand contains a NUL character."
+                f" {where[:99]!r}"
+            )  # fmt: skip
     _check_times(attributes, where)
     fault = priorities.fault(attributes.priority)
     if fault:

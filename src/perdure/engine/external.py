@@ -304,6 +304,8 @@ def _check_target(
             raise BadCommand(
                 cause, f"{field} on {command} exceeds length limit. Limit={id_limit_bytes} {where}"
             )
+        if "\0" in value:
+            raise BadCommand(cause, f"{field} on {command} contains a NUL character. {where!r}")
     if run_id and not _is_uuid(run_id):
         raise BadCommand(cause, f"Invalid RunId set on {command}. {where}")
 

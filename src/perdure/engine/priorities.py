@@ -21,6 +21,8 @@ def fault(priority: Priority) -> str:
         return "priority key can't be negative"
     if len(priority.fairness_key.encode()) > FAIRNESS_KEY_BYTES_MAX:
         return "fairness key length exceeds limit"
+    if "\0" in priority.fairness_key:
+        return "fairness key must not contain a NUL character"
     if not priority.fairness_weight >= 0 or priority.fairness_weight == float("inf"):
         return "must be greater than zero"
     return ""

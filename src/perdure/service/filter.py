@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from perdure.api.errors import InvalidArgument
 from perdure.store.query import Condition, Field, Order
 
 MAXIMUM_FILTER_SIZE = 100_000  # characters
@@ -40,6 +41,8 @@ def parse(text: str, attribute_types: Mapping[str, int], now_ns: int) -> Filter:
     """
     if not text.strip():
         return Filter(None, (), ())
+    if "\0" in text:
+        raise InvalidArgument(f"invalid query: it contains a NUL character: {text[:100]!r}")
     # Loading the grammar takes half a second, which most programs never need.
     from perdure.service.filter_grammar import translate
 

@@ -41,7 +41,7 @@ from perdure.api.errors import (
     Unavailable,
 )
 from perdure.api.times import SECOND_NS, duration, duration_ns
-from perdure.service import pages, search_attributes
+from perdure.service import pages, search_attributes, validation
 from perdure.service.settings import Settings
 from perdure.store.contract import NamespaceRow, Store, StoreError
 
@@ -368,6 +368,7 @@ def _check_name(name: str, settings: Settings) -> None:
         raise InvalidArgument("Namespace not set on request.")
     if len(name.encode()) > settings.id_bytes_max:
         raise InvalidArgument("Namespace length exceeds limit.")
+    validation.whole(name, "Namespace")
 
 
 class NamespaceRPCs:

@@ -257,6 +257,11 @@ class QueryRPCs:
                 return await self._direct(entry, request.query, deadline_ns)
             except Unblocked:
                 continue  # the run has moved on: see what it is now
+            except FailedPrecondition:  # the workers here left meanwhile: others may be elsewhere
+                answer = await self._ask_elsewhere(entry.run, request, deadline_ns)
+                if answer is None:
+                    raise
+                return answer
 
     async def _ask_elsewhere(
         self, run: Execution, request: QueryWorkflowRequest, deadline_ns: int

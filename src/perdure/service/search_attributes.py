@@ -138,6 +138,9 @@ def decode(name: str, payload: Payload, wanted: int) -> Value | None:
     return plain
 
 
+_BROKEN: Final = re.compile("[\0\ud800-\udfff]")
+
+
 def _json(payload: Payload) -> object:
     encoding = payload.metadata.get("encoding", b"json/plain")
     if encoding == b"binary/null" or not payload.data:
@@ -156,17 +159,22 @@ def _convert(value: object, wanted: int) -> Value | None:
         case int() | float() if wanted == DOUBLE:
             return float(value)
         case str() if wanted == KEYWORD:
-            return value
+            return value if _is_whole(value) else None
         case str() if wanted == TEXT:
             return words(value)
         case str() if wanted == KEYWORD_LIST:
-            return [value]
+            return [value] if _is_whole(value) else None
         case str() if wanted == DATETIME:
             return _datetime_ns(value)
-        case [*items] if wanted == KEYWORD_LIST and all(isinstance(item, str) for item in items):
+        case [*items] if wanted == KEYWORD_LIST and all(map(_is_whole, items)):
             return [str(item) for item in items]
         case _:
             return None
+
+
+def _is_whole(value: object) -> bool:
+    """Text that databases can keep: no NUL character, and no half of a pair of surrogates."""
+    return isinstance(value, str) and not _BROKEN.search(value)
 
 
 def words(text: str) -> list[str]:

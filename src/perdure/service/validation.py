@@ -57,6 +57,13 @@ def bounded(value: str, name: str, settings: Settings) -> None:
         raise InvalidArgument(
             f"{name} length exceeds limit: {len(value.encode())} bytes, {limit} are allowed."
         )
+    whole(value, name)
+
+
+def whole(value: str, name: str) -> None:
+    """A name that databases can keep: PostgreSQL has no text with a NUL character in it."""
+    if "\0" in value:
+        raise InvalidArgument(f"{name} must not contain a NUL character: {value[:100]!r}")
 
 
 def task_queue(request: NamesQueue, settings: Settings) -> None:
@@ -104,6 +111,7 @@ def workflow_id(value: str, settings: Settings) -> None:
     size_bytes, limit = len(value.encode()), settings.id_bytes_max
     if size_bytes > limit:
         raise InvalidArgument(f"WorkflowId exceeds maximum allowed length ({size_bytes}/{limit})")
+    whole(value, "WorkflowId")
 
 
 def start(request: AnyStart, settings: Settings) -> None:
