@@ -63,7 +63,8 @@ class Database:
             ).fetchone()
             assert row is not None
             wal_bytes, calls, executing_ms, pid = row
-        return Used(float(wal_bytes), float(calls), executing_ms / 1e3, _server_cpu_s(pid))
+            cpu_s = _server_cpu_s(pid)  # while the session is there: its parent is the postmaster
+        return Used(float(wal_bytes), float(calls), executing_ms / 1e3, cpu_s)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _stat(pid: int) -> list[str]:
     """/proc/PID/stat from the state on; empty when the process is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 

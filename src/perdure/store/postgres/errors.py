@@ -62,7 +62,8 @@ def explained(name: str) -> Iterator[None]:
 def _explain(error: asyncpg.PostgresError, name: str) -> StoreError:
     code = error.sqlstate or ""
     remedy = _REMEDIES.get(code)
-    text = f"{name}: {remedy} ({error})" if remedy else f"{name}: {error}"
+    why = str(error).partition("\n")[0]  # the driver may add advice for programmers
+    text = f"{name}: {remedy} ({why})" if remedy else f"{name}: {why}"
     if code.startswith(_PERMANENT) and code not in ("26000",):
         return StoreError(text)
     return StoreUnavailable(text)
