@@ -157,6 +157,8 @@ async def measured(sdk: str, case: str, address: str, pid: int, size: Size) -> N
     async with module.opened(address, size["pollers"]) as opened:
         facts = await CASES[case](Side(opened, module.marks, pid, size))
         print(json.dumps(facts), flush=True)
+        if size.get("gated"):  # another side's workflows may need this worker: it ends with them
+            await asyncio.to_thread(sys.stdin.read)
         os._exit(0)  # how a worker shuts down is not measured
 
 
