@@ -21,11 +21,11 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -35,23 +35,81 @@ START_LIMIT_S = 60
 STOP_LIMIT_S = 30
 
 
-@dataclass(frozen=True)
 class PostgresServer:
-    """A server that runs: `directory` holds its socket, its data and its log."""
+    """A server: `directory` holds its socket, its data and its log.
 
-    directory: Path
+    Args:
+        bin_dir: the binaries.
+        directory: of the server's user, with an initialised `data` in it.
+    """
 
-    def dsn(self, database: str = "postgres") -> str:
+    def __init__(self, bin_dir: Path, directory: Path) -> None:
+        self.bin_dir = bin_dir
+        self.directory = directory
+        self.data = directory / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def dsn(self, database: str = "postgres", user: str = SUPERUSER) -> str:
         """The connection string of one of its databases."""
-        return f"postgresql://{SUPERUSER}@/{database}?host={self.directory}"
+        return f"postgresql://{user}@/{database}?host={self.directory}"
 
-    async def execute(self, statement: str) -> None:
-        """Run one statement in the database `postgres`."""
-        connection = await asyncpg.connect(self.dsn())
+    async def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run one statement."""
+        await self.fetch(statement, database)
+
+    async def fetch(self, statement: str, database: str = "postgres") -> list[Any]:
+        """The rows of one statement."""
+        connection = await asyncpg.connect(self.dsn(database))
         try:
-            await connection.execute(statement)
+            rows: list[Any] = await connection.fetch(statement)
+            return rows
         finally:
             await connection.close()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers. It is a child of this process: it is waited for, so
+        that nothing of it stays."""
+        (self.data / "postmaster.pid").unlink(missing_ok=True)  # of one that crashed
+        with (self.directory / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.bin_dir / "postgres", "-D", self.data],
+                user=_other_user(),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._wait_until_ready(self._process)
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """The last line of postmaster.pid tells the server's state."""
+        give_up = time.monotonic() + START_LIMIT_S
+        pid_file = self.data / "postmaster.pid"
+        while not (pid_file.exists() and pid_file.read_text().rstrip().endswith("ready")):
+            failed = process.poll() is not None or time.monotonic() > give_up
+            assert not failed, f"PostgreSQL did not start:\n{self.log()}"
+            time.sleep(0.02)
+
+    def log(self) -> str:
+        """What it wrote."""
+        return (self.directory / "log").read_text(errors="replace")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server's process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        """Let it end at once, as a crash does: what is committed is recovered from its log."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGQUIT)  # an immediate shutdown
+        try:
+            process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def binaries() -> Path:
@@ -95,10 +153,15 @@ def _reachable(bin_dir: Path, directory: Path) -> Path:
     return bin_dir
 
 
-def _initialise(bin_dir: Path, directory: Path, more_settings: Mapping[str, str]) -> Path:
+def _initialise(
+    bin_dir: Path,
+    directory: Path,
+    more_settings: Mapping[str, str],
+    more_options: Sequence[str] = (),
+) -> Path:
     data = directory / "data"
     options = ("-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-    _run(bin_dir, "initdb", "-D", str(data), *options, cwd=directory)
+    _run(bin_dir, "initdb", "-D", str(data), *options, *more_options, cwd=directory)
     settings = {
         "listen_addresses": "''",
         "unix_socket_directories": f"'{directory}'",
@@ -115,58 +178,38 @@ def _initialise(bin_dir: Path, directory: Path, more_settings: Mapping[str, str]
 
 
 @contextmanager
-def _process(bin_dir: Path, directory: Path, data: Path) -> Iterator[None]:
-    """The server as a child of this process: it is waited for, so that nothing of it stays."""
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [bin_dir / "postgres", "-D", data],
-            user=_other_user(),
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        _wait_until_ready(process, directory, data)
-        yield
-    finally:
-        process.send_signal(signal.SIGQUIT)  # an immediate shutdown
-        try:
-            process.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], directory: Path, data: Path) -> None:
-    """The last line of postmaster.pid tells the server's state."""
-    give_up = time.monotonic() + START_LIMIT_S
-    pid_file = data / "postmaster.pid"
-    while not (pid_file.exists() and pid_file.read_text().rstrip().endswith("ready")):
-        failed = process.poll() is not None or time.monotonic() > give_up
-        assert not failed, f"PostgreSQL did not start:\n{(directory / 'log').read_text()}"
-        time.sleep(0.02)
-
-
-@contextmanager
-def running_server(more_settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
-    """A new, empty server, stopped and removed at the end, however the block is left.
-
-    Args:
-        more_settings: lines of postgresql.conf, beside those of the tests or in their place.
-    """
+def directory_of_servers() -> Iterator[Path]:
+    """A new directory that belongs to the user who runs servers, removed at the end."""
     directory = Path(tempfile.mkdtemp(prefix="perdure-pg-"))  # short: a socket's path has a limit
     try:
         user = _other_user()
         if user is not None:
             shutil.chown(directory, user)
         directory.chmod(0o755)
-        bin_dir = _reachable(binaries(), directory)
-        data = _initialise(bin_dir, directory, more_settings or {})
-        with _process(bin_dir, directory, data):
-            yield PostgresServer(directory)
+        yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def running_server(
+    more_settings: Mapping[str, str] | None = None, initdb: Sequence[str] = ()
+) -> Iterator[PostgresServer]:
+    """A new, empty server, stopped and removed at the end, however the block is left.
+
+    Args:
+        more_settings: lines of postgresql.conf, beside those of the tests or in their place.
+        initdb: more options of it.
+    """
+    with directory_of_servers() as directory:
+        bin_dir = _reachable(binaries(), directory)
+        _initialise(bin_dir, directory, more_settings or {}, initdb)
+        server = PostgresServer(bin_dir, directory)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")

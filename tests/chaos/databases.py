@@ -4,67 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import asyncpg
-
 import postgres
 
 NAME = "chaos"
-STOP_LIMIT_S = 30
 
 
-class Server:
+class Server(postgres.PostgresServer):
     """One server: its files and its socket are in one directory."""
 
-    def __init__(self, bin_dir: Path, directory: Path) -> None:
-        self.bin_dir = bin_dir
-        self.directory = directory
-        self.data = directory / "data"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
-        with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self.bin_dir / "postgres", "-D", self.data],
-                user=postgres._other_user(),
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        postgres._wait_until_ready(self._process, self.directory, self.data)
-
-    def stop(self) -> None:
-        """Let it end at once, as a crash does: what is committed is recovered from its log."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGQUIT)
-            try:
-                self._process.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-
     def run(self, statement: str, database: str = "postgres") -> list[Any]:
-        """The rows of one statement."""
-
-        async def fetch() -> list[Any]:
-            dsn = f"postgresql://{postgres.SUPERUSER}@/{database}?host={self.directory}"
-            connection = await asyncpg.connect(dsn)
-            try:
-                rows: list[Any] = await connection.fetch(statement)
-                return rows
-            finally:
-                await connection.close()
-
-        return asyncio.run(fetch())
+        """The rows of one statement, with no loop running."""
+        return asyncio.run(self.fetch(statement, database))
 
 
 class Databases:
@@ -101,18 +55,26 @@ class Databases:
         """Both servers, where a commit waits for the replica's disk."""
         bin_dir, directory = self.primary.bin_dir, self.primary.directory
         postgres._initialise(bin_dir, directory, {"autovacuum": "on"})
+        self._copy()
         self.primary.start()
-        copy = ["-h", str(directory), "-U", postgres.SUPERUSER, "-D", str(self.replica.data)]
-        postgres._run(
-            bin_dir, "pg_basebackup", *copy, "-R", "-X", "stream", "-c", "fast",
-            cwd=self.replica.directory,
-        )  # fmt: skip
-        with (self.replica.data / "postgresql.conf").open("a") as file:
-            file.write(f"unix_socket_directories = '{self.replica.directory}'\n")
         self.replica.start()
         self.primary.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.primary.run("SELECT pg_reload_conf()")
         self.primary.run(f"CREATE DATABASE {NAME}")
+
+    def _copy(self) -> None:
+        """Make the replica of a primary that has not been started yet; pg_basebackup is not in all
+        packages of binaries."""
+        where, data = self.replica.directory, self.replica.data
+        shutil.copytree(self.primary.data, data)
+        primary = f"host={self.primary.directory} user={postgres.SUPERUSER}"
+        with (data / "postgresql.conf").open("a") as file:
+            file.write(f"unix_socket_directories = '{where}'\nprimary_conninfo = '{primary}'\n")
+        (data / "standby.signal").touch()
+        user = postgres._other_user()
+        if user is not None:
+            for path in (data, *data.rglob("*")):
+                shutil.chown(path, user)
 
     def restart(self) -> None:
         """The server that can be written crashes, and comes back."""
