@@ -114,7 +114,8 @@ class Neighbours:
         while True:
             pause_s = _DEAF_BEAT_S if self._sharing.deaf else BEAT_S
             try:
-                await asyncio.wait_for(self._wake.wait(), pause_s)
+                async with asyncio.timeout(pause_s):  # wait_for may swallow a cancellation
+                    await self._wake.wait()
             except TimeoutError:
                 pass
             self._wake.clear()

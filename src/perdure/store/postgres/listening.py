@@ -90,7 +90,8 @@ class Listening:
     async def _check_ears(self) -> None:
         await self._tell(_ECHO)
         try:
-            await asyncio.wait_for(self._echoed.wait(), _ECHO_WITHIN_S)
+            async with asyncio.timeout(_ECHO_WITHIN_S):  # wait_for may swallow a cancellation
+                await self._echoed.wait()
         except TimeoutError:
             if not self.deaf:
                 log.warning(
