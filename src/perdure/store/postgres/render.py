@@ -38,6 +38,7 @@ FIRST_LOOK: Final = 2_000
 """Runs that are looked through before an index of custom attributes is asked."""
 
 _HINTED_MAX: Final = 100
+_INT64: Final = 1 << 63
 
 
 def select(query: Query) -> tuple[str, Parameters]:
@@ -89,6 +90,8 @@ class _PostgresRendering(Rendering):
     def bind(self, value: Scalar | None) -> str:
         if isinstance(value, bool):
             value = int(value)
+        elif isinstance(value, int) and not -_INT64 <= value < _INT64:
+            value = float(value)  # a stored float that is whole comes back as an int
         self.parameters.append(value)
         kind = {int: "bigint", float: "float8"}.get(type(value), "text")
         return f"${len(self.parameters)}::{kind}"
