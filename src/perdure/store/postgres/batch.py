@@ -37,11 +37,14 @@ from perdure.store.folding import (
 from perdure.store.postgres.choice import Choice, choose, lock_number
 from perdure.store.postgres.leases import MESSAGE_LEASE_NS
 from perdure.store.postgres.listening import CHANNEL
-from perdure.store.postgres.statements import PARTS
+from perdure.store.postgres.statements import LOCK_TIMEOUT, PARTS
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.sharing import AWAITED
 
-_BEGIN: Final = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'"
+_BEGIN: Final = (
+    "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
+    f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+)
 
 Part = tuple[str, list[Any]]
 
@@ -60,6 +63,21 @@ async def write_batch(
         notice: what other nodes are told with the commit.
     """
     try:
+        return await _write_batch(connection, units, node, notice)
+    finally:
+        await _leave_transaction(connection)
+
+
+async def _leave_transaction(connection: Any) -> None:
+    """Undo what failed half-way, so that the connection can be used again."""
+    if not connection.is_closed() and connection.is_in_transaction():
+        await connection.execute("ROLLBACK")
+
+
+async def _write_batch(
+    connection: Any, units: Sequence[Unit], node: int, notice: str | None
+) -> list[int]:
+    try:
         rows = fold(units)
         if not rows.states:
             return []
@@ -72,8 +90,7 @@ async def write_batch(
             await _write(connection, rows, starts, node, notice)
         return []
     except (Conflict, *_MISMATCH):
-        if connection.is_in_transaction():
-            await connection.execute("ROLLBACK")
+        await _leave_transaction(connection)
     return await _write_chosen(connection, units, node, notice)
 
 

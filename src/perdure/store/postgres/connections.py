@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -10,9 +11,11 @@ import asyncpg
 
 CONNECT_TIMEOUT_S: Final = 10.0
 STATEMENT_TIMEOUT_S: Final = 30.0
+WRITE_TIMEOUT_S: Final = 30.0
 READERS_MAX: Final = 4
 
 _STATEMENTS_KEPT: Final = 400
+_NO_SLOT_PAUSE_S: Final = 0.05
 
 
 def display_name(dsn: str) -> str:
@@ -33,26 +36,33 @@ class Pool:
     Args:
         dsn: as asyncpg takes it, and `statement_cache_size` as an option.
         size: how many at most.
+        statement_timeout_s: how long a statement may take before the server is asked to cancel it;
+            None: for ever.
     """
 
-    def __init__(self, dsn: str, size: int) -> None:
+    def __init__(
+        self, dsn: str, size: int, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
+    ) -> None:
         self._dsn, self._cache_size = without_own_options(dsn)
         self._size = size
+        self._statement_timeout_s = statement_timeout_s
         self._pool: Any = None
 
     async def open(self) -> None:
         """Open the first connection. Raises what the driver raises."""
         self._pool = await asyncpg.create_pool(
             self._dsn,
-            min_size=1,
+            min_size=0,  # else the driver would itself try to keep one, and log that it cannot
             max_size=self._size,
             reset=_keep,
             timeout=CONNECT_TIMEOUT_S,
-            command_timeout=STATEMENT_TIMEOUT_S,
+            command_timeout=self._statement_timeout_s,
             statement_cache_size=self._cache_size,
             max_cached_statement_lifetime=0,
             max_inactive_connection_lifetime=0,
         )
+        async with self.connection():
+            pass
 
     async def close(self) -> None:
         """Close all; wait a moment for those in use."""
@@ -75,9 +85,21 @@ class Pool:
             # Driven by hand, as a server's door does; who does gives it a task when it waits, and
             # the driver's timeouts need one.
             await asyncio.sleep(0)
-        async with self.connection() as connection:
-            rows: list[Any] = await connection.fetch(statement, *parameters)
-            return rows
+        give_up_at = time.monotonic() + CONNECT_TIMEOUT_S
+        while True:
+            try:
+                async with self.connection() as connection:
+                    rows: list[Any] = await connection.fetch(statement, *parameters)
+                    return rows
+            except asyncpg.TooManyConnectionsError:  # none more: make do with those that are open
+                if not self._pool.get_size() or time.monotonic() > give_up_at:
+                    raise
+            await asyncio.sleep(_NO_SLOT_PAUSE_S)
+
+    async def expire(self) -> None:
+        """Replace all connections, each when it is needed next."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
 
 async def _keep(connection: Any) -> None:

@@ -28,9 +28,11 @@ _REMEDIES = {
     "53300": "the server has no connection left: raise max_connections, or put PgBouncer before it",
     "53100": "the database server's disk is full",
     "53200": "the database server is out of memory",
-    "25006": "this server is a replica, which only reads: name all hosts and add "
-    "?target_session_attrs=read-write",
-    "57P01": "the database server is being shut down",
+    "25006": "this server only reads: if it is a replica, name all hosts and add "
+    "?target_session_attrs=read-write; if not, turn default_transaction_read_only off",
+    "55P03": "another session holds locks for too long: look in pg_stat_activity for one that is "
+    "idle in transaction; idle_in_transaction_session_timeout ends such sessions",
+    "57P01": "the database server is being shut down, or its administrator ended the connection",
     "57P02": "the database server crashed and restarts",
     "57P03": "the database server is starting or shutting down",
     "57014": "the statement took too long and was cancelled",
@@ -41,6 +43,12 @@ _REMEDIES = {
     "PgBouncer 1.21 or newer with max_prepared_statements, or add ?statement_cache_size=0",
 }
 _PERMANENT = ("28", "3D", "42", "22", "0A")
+
+
+_TIMEOUT = (
+    "no answer in time: the database server is overloaded or out of reach, waits for a replica, or "
+    "another session holds locks (see pg_stat_activity)"
+)
 
 
 @contextmanager
@@ -54,6 +62,8 @@ def explained(name: str) -> Iterator[None]:
         if isinstance(error, ValueError):  # a parameter that no type fits: not the connection
             raise StoreError(f"{name}: {error}") from error
         raise StoreUnavailable(f"{name} cannot be reached: {error}") from error
+    except TimeoutError as error:
+        raise StoreUnavailable(f"{name}: {_TIMEOUT}") from error
     except UNREACHABLE as error:
         text = str(error) or type(error).__name__
         raise StoreUnavailable(f"{name} cannot be reached: {text}") from error

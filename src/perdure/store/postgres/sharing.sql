@@ -12,7 +12,7 @@ marked AS (
     UPDATE perdure.states AS s SET watched = l.awaited
     FROM (
         SELECT s.key, u.awaited FROM perdure.states AS s JOIN u ON u.key = s.key
-        WHERE s.watched < u.awaited ORDER BY s.key FOR NO KEY UPDATE OF s
+        WHERE s.watched < u.awaited AND {patient} ORDER BY s.key FOR NO KEY UPDATE OF s
     ) AS l
     WHERE s.key = l.key AND {quick}
     RETURNING s.key, s.version

@@ -12,11 +12,15 @@ NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000"
 _QUICK: Final = "set_config('synchronous_commit', 'off', true) = 'off'"
 """A condition that is true, and lets its transaction end before the disk has it."""
 
+LOCK_TIMEOUT: Final = "5s"
+_PATIENT: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) = '{LOCK_TIMEOUT}'"
+"""A condition that is true; rows that are found by it are waited for, but not for ever."""
+
 
 def _filled(text: str) -> str:
-    return text.replace("{now}", NOW).replace("{quick}", _QUICK)
+    return text.replace("{now}", NOW).replace("{quick}", _QUICK).replace("{patient}", _PATIENT)
 
 
-STATEMENTS: Final = load(__package__)
+STATEMENTS: Final = {name: _filled(text) for name, text in load(__package__).items()}
 PARTS: Final = {name: _filled(text) for name, text in load(__package__, "batch.sql").items()}
 SHARED: Final = {name: _filled(text) for name, text in load(__package__, "sharing.sql").items()}

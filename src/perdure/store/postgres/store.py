@@ -7,8 +7,10 @@ keeps one connection to write and a few to read; a broken one is replaced when i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Final
+
+import asyncpg
 
 from perdure.store.contract import (
     Backlog,
@@ -22,7 +24,7 @@ from perdure.store.contract import (
     TaskRow,
     Unit,
 )
-from perdure.store.postgres import reads, render, schema
+from perdure.store.postgres import connections, reads, render, schema
 from perdure.store.postgres.batch import write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
@@ -45,7 +47,7 @@ class PostgresStore:
 
     def __init__(self, dsn: str) -> None:
         self._name = display_name(dsn)
-        self._writer = Pool(dsn, 1)
+        self._writer = Pool(dsn, 1, statement_timeout_s=None)  # see _in_time
         self._readers = Pool(dsn, READERS_MAX)
         self._turn = asyncio.Lock()
         self._next_id = 0
@@ -148,14 +150,27 @@ class PostgresStore:
 
     async def _write_now(self, work: Any, *arguments: Any) -> Any:
         with explained(self.name):
-            async with self._turn, self._writer.connection() as connection:
-                return await work(connection, *arguments)
+            try:
+                async with self._turn, self._writer.connection() as connection:
+                    return await _in_time(connection, work(connection, *arguments))
+            except asyncpg.ReadOnlySQLTransactionError:
+                await self._reconnect()
+                raise
+
+    async def _reconnect(self) -> None:
+        """Who connects anew may be let write, or find another server that can be written."""
+        await self._writer.expire()
+        await self._readers.expire()
 
     # ---- reading ----
 
     async def _read(self, statement: str, *parameters: object) -> list[Any]:
         with explained(self.name):
-            return await self._readers.fetch(statement, *parameters)
+            try:
+                return await self._readers.fetch(statement, *parameters)
+            except asyncpg.ReadOnlySQLTransactionError:
+                await self._reconnect()
+                raise
 
     async def find(self, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
         """The key of a run; without `run_id` the open one, else the one that started last."""
@@ -246,6 +261,25 @@ class PostgresStore:
                 return
             after = page[-1][0]
             limit -= len(page)
+
+
+async def _in_time(connection: Any, work: Coroutine[Any, Any, Any]) -> Any:
+    """Do something on a connection; give both up when it takes too long.
+
+    Not by cancelling it, as the driver would: a commit that waits for a replica and is cancelled
+    stays, can be seen, and is lost when the replica takes over. Left alone it is seen by nobody
+    before the replica has it.
+    """
+    loop = asyncio.get_running_loop()
+    expiry = loop.call_later(connections.WRITE_TIMEOUT_S, connection.terminate)
+    try:
+        return await work
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
+        if loop.time() >= expiry.when():
+            raise TimeoutError from None
+        raise
+    finally:
+        expiry.cancel()
 
 
 async def _fetch(connection: Any, statement: str, *parameters: object) -> list[Any]:
