@@ -26,7 +26,7 @@ from perdure.engine import activities, outbox, priorities, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.state import Activity, WorkflowTask
 from perdure.engine.transition import TaskRef, Transition
-from perdure.service import completing, pages, ranking, responses
+from perdure.service import completing, pages, ranking, responses, tokens
 from perdure.service.clock import Clock, sleep_until
 from perdure.service.entries import Companion, Entry
 from perdure.service.executions import Executions
@@ -210,6 +210,8 @@ class Dispatcher:
         companion = self._executions.companions.get(run.key)
         if companion is not None:
             companion.on_task_started(response)
+            if (response.queries or response.messages) and self._store.sharing is not None:
+                response.task_token = tokens.for_node(response.task_token, self._store.node)
         return HandOut(response, missing, after)
 
     def _fuse(

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
 
+from perdure.api.caller import until
 from perdure.api.errors import RPCError
 from perdure.engine.execution import Execution
 from perdure.service.clock import SystemClock
 from perdure.service.matching import WORKFLOW, TaskQueue
-from perdure.service.relay import RELAYED, Relay, queue_address
+from perdure.service.relay import RELAYED, Relay, node_address, queue_address
 from perdure.service.watches import Watches
 from perdure.store import sharing as notices
 from perdure.store.contract import StoreError
@@ -32,6 +33,8 @@ log = logging.getLogger("perdure.service")
 BEAT_S: Final = 5.0
 _DEAF_BEAT_S: Final = 0.5
 _STICKY_PATIENCE_NS: Final = 1_000_000_000
+_HOLDER_PATIENCE_NS: Final = 2_000_000_000
+_ANSWER_NS: Final = 10_000_000_000
 
 
 class Neighbours:
@@ -231,6 +234,21 @@ class Neighbours:
             if answer is not None:
                 return answer
         return None
+
+    async def ask_holder(self, node: int, method: str, request: Message) -> Any:
+        """Have an answer taken by the node that waits for it; None if this one is to take it.
+
+        Raises what the call raises there, DeadlineExceeded, and Unavailable.
+        """
+        if node in (0, self._sharing.node) or RELAYED.get():
+            return None
+        return await self.relay.ask(
+            node_address(node),
+            method,
+            request,
+            until(self._node.clock.now_ns(), _ANSWER_NS),
+            patience_ns=_HOLDER_PATIENCE_NS,
+        )
 
     def _has_worker_here(self, run: Execution) -> bool:
         return self.is_here(run.info.namespace, run.state.sticky_queue or run.info.task_queue)

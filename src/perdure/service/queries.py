@@ -102,12 +102,14 @@ class DirectQuery:
         answer: the worker's answer.
     """
 
-    def __init__(self, number: int, entry: Entry, query: WorkflowQuery, history: Page | None):
+    def __init__(
+        self, number: int, holder: int, entry: Entry, query: WorkflowQuery, history: Page | None
+    ):
         loop = asyncio.get_running_loop()
         self.number = number
         self.taken: asyncio.Future[None] = loop.create_future()
         self.answer: asyncio.Future[RespondQueryTaskCompletedRequest] = loop.create_future()
-        self._response = _response(number, entry, query, history)
+        self._response = _response(number, holder, entry, query, history)
 
     def hand_over(self, poll: Poll) -> bool:
         """Give the query to a worker's poll; False when nobody waits for the answer any more."""
@@ -125,12 +127,12 @@ class DirectQuery:
 
 
 def _response(
-    number: int, entry: Entry, query: WorkflowQuery, history: Page | None
+    number: int, holder: int, entry: Entry, query: WorkflowQuery, history: Page | None
 ) -> PollWorkflowTaskQueueResponse:
     """The poll response; without `history` the worker has the run in its cache."""
     run = entry.run
     made = PollWorkflowTaskQueueResponse()
-    made.task_token = tokens.encode(tokens.QUERY, run.key, entry.tag, number)
+    made.task_token = tokens.encode(tokens.QUERY, run.key, entry.tag, number, node=holder)
     made.workflow_execution.workflow_id = run.info.workflow_id
     made.workflow_execution.run_id = run.info.run_id
     made.workflow_type.name = run.info.workflow_type
@@ -156,12 +158,14 @@ class QueryTasks:
         self._tasks: dict[int, DirectQuery] = {}
         self._next = 0
 
-    def add(self, entry: Entry, query: WorkflowQuery, history: Page | None) -> DirectQuery:
-        """A new one. Raises ResourceExhausted when there are too many."""
+    def add(
+        self, entry: Entry, query: WorkflowQuery, history: Page | None, holder: int
+    ) -> DirectQuery:
+        """A new one, of the node `holder`. Raises ResourceExhausted when there are too many."""
         if len(self._tasks) >= self._max:
             raise ResourceExhausted(f"{self._max} queries wait for workers, the limit.")
         self._next += 1
-        made = self._tasks[self._next] = DirectQuery(self._next, entry, query, history)
+        made = self._tasks[self._next] = DirectQuery(self._next, holder, entry, query, history)
         return made
 
     def remove(self, task: DirectQuery) -> None:
@@ -349,7 +353,8 @@ class QueryRPCs:
     ) -> RespondQueryTaskCompletedRequest | None:
         """Offer the query to a queue; None when no worker took it by then, or did not answer."""
         node, namespace = self.node, entry.run.info.namespace
-        task = node.query_tasks.add(entry, query, history)
+        holder = node.store.node if node.neighbours is not None else 0
+        task = node.query_tasks.add(entry, query, history, holder)
         try:
             node.matching.offer_query(namespace, queue_name, task)
             if not await waiting.happened(task.taken, node.clock, until_ns):
@@ -372,6 +377,12 @@ class QueryRPCs:
             NotFound: nobody waits for the answer any more.
         """
         token = tokens.decode(request.task_token, tokens.QUERY)
+        if self.node.neighbours is not None:
+            taken: RespondQueryTaskCompletedResponse | None = await self.node.neighbours.ask_holder(
+                token.node, "respond_query_task_completed", request
+            )
+            if taken is not None:
+                return taken
         task = self.node.query_tasks.get(token.scheduled_event_id)
         if task is None or task.answer.done():
             raise NotFound("query task not found, or already expired")

@@ -3,6 +3,9 @@
 A token names the run by its key and by half of its random run id, so a token for another database
 or a made-up one is refused; a checksum finds damaged ones. Whether the task is still the present
 one is the engine's to say.
+
+A few tasks have something that only the memory of the node knows that handed them out: a query, an
+update. Their tokens name that node, for the answer is of use nowhere else.
 """
 
 from __future__ import annotations
@@ -19,14 +22,20 @@ WORKFLOW = 1
 ACTIVITY = 2
 QUERY = 3
 
-_VERSION = 1
+_PLAIN, _WITH_NODE = 1, 2
 _BODY = struct.Struct(">BBQ8sQQII")
+_NODE = struct.Struct(">Q")
 _CHECK = struct.Struct(">I")
-_SIZE = _BODY.size + _CHECK.size
+_SIZES = {_PLAIN: _BODY.size + _CHECK.size, _WITH_NODE: _BODY.size + _NODE.size + _CHECK.size}
 
 
 class TaskToken(NamedTuple):
-    """A task of a run. `stamp` tells apart what ids alone do not: see the engine's items."""
+    """A task of a run.
+
+    Attributes:
+        stamp: tells apart what ids alone do not: see the engine's items.
+        node: the node that waits for something in the answer; 0 for any.
+    """
 
     kind: int
     key: int
@@ -35,6 +44,7 @@ class TaskToken(NamedTuple):
     started_event_id: int
     attempt: int
     stamp: int
+    node: int = 0
 
 
 @lru_cache(maxsize=16_384)
@@ -51,11 +61,13 @@ def encode(
     started_event_id: int = 0,
     attempt: int = 1,
     stamp: int = 0,
+    node: int = 0,
 ) -> bytes:
     """The token of a task."""
-    body = _BODY.pack(
-        _VERSION, kind, key, tag, scheduled_event_id, started_event_id, attempt, stamp
-    )
+    version = _WITH_NODE if node else _PLAIN
+    body = _BODY.pack(version, kind, key, tag, scheduled_event_id, started_event_id, attempt, stamp)
+    if node:
+        body += _NODE.pack(node)
     return body + crc32(body).to_bytes(4, "big")
 
 
@@ -63,15 +75,20 @@ def decode(token: bytes, kind: int) -> TaskToken:
     """Read a token of that kind. Raises InvalidArgument for one that was not made here."""
     if not token:
         raise InvalidArgument("Task token not set on request.")
-    if len(token) != _SIZE:
+    body = token[: -_CHECK.size]
+    if len(token) != _SIZES.get(token[0]) or token[len(body) :] != _CHECK.pack(crc32(body)):
         raise InvalidArgument("Error deserializing task token.")
-    body = token[: _BODY.size]
-    if _CHECK.unpack_from(token, _BODY.size)[0] != crc32(body):
-        raise InvalidArgument("Error deserializing task token.")
-    fields = _BODY.unpack(body)
-    if fields[0] != _VERSION or fields[1] != kind:
+    version, *fields = _BODY.unpack_from(body)
+    if fields[0] != kind:
         raise InvalidArgument("Invalid TaskToken: it was made for another kind of task.")
-    return TaskToken._make(fields[1:])
+    node = _NODE.unpack_from(body, _BODY.size)[0] if version == _WITH_NODE else 0
+    return TaskToken._make((*fields, node))
+
+
+def for_node(token: bytes, node: int) -> bytes:
+    """The same token, naming the node that waits for the answer."""
+    read = decode(token, token[1])
+    return encode(*read._replace(node=node))
 
 
 def check_run(token: TaskToken, info: RunInfo, namespace: str) -> None:

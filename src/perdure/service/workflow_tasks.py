@@ -78,6 +78,12 @@ class WorkflowTaskRPCs:
         token = tokens.decode(request.task_token, tokens.WORKFLOW)
         if request.namespace:
             node.namespaces.get(request.namespace)
+        if token.node and node.neighbours is not None:
+            answer: RespondWorkflowTaskCompletedResponse | None = await node.neighbours.ask_holder(
+                token.node, "respond_workflow_task_completed", request
+            )
+            if answer is not None:
+                return answer
         completion = _Completion(node, token, request)
         await node.executions.transact(token.key, completion)
         if completion.task.failed:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -144,6 +145,35 @@ async def test_signals_queries_and_updates_on_the_node_without_the_worker(
     assert await handle.query(Ledger.total) == 16
     with pytest.raises(QueryFailedError):
         await handle.query("nothing")
+
+
+class Split:
+    """A load balancer that sends every answer to another node than the polls."""
+
+    def __init__(self, polled: Client, answered: Client) -> None:
+        self._polled, self._answered = polled.service, answered.service
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._answered if name.startswith("respond_") else self._polled, name)
+
+
+@pytest.mark.parametrize("asked", ["first", "second"])
+async def test_answers_that_reach_another_node_than_the_one_that_asked(
+    two: Two, stack: AsyncExitStack, asked: str
+) -> None:
+    await two.work(stack, Client(Split(two.first, two.second)))
+    client = getattr(two, asked)
+    handle = await client.start(Ledger, id="ledger")
+    for entry in range(5):
+        await handle.signal(Ledger.put, entry)
+        totals = await asyncio.gather(*(handle.query(Ledger.total) for _ in range(4)))
+        assert totals == [sum(range(entry + 1))] * 4
+    with pytest.raises(UpdateFailedError):
+        await handle.update(Ledger.add, -1)
+    assert await handle.update(Ledger.add, 10) == 20
+    await handle.signal(Ledger.close)
+    assert await handle.result() == [0, 1, 2, 3, 4, 10]
+    assert await handle.query(Ledger.total) == 20
 
 
 async def test_each_node_sees_at_once_what_the_other_did(two: Two, stack: AsyncExitStack) -> None:

@@ -14,16 +14,22 @@ RUN_ID = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
 
 
 @given(
-    st.integers(1, 1 << 40), st.integers(0, 60_000), st.integers(0, 60_000), st.integers(1, 1 << 20)
+    st.integers(1, 1 << 40),
+    st.integers(0, 60_000),
+    st.integers(0, 60_000),
+    st.integers(1, 1 << 20),
+    st.sampled_from([0, 1, 1 << 62]),
 )
 def test_a_token_says_what_it_was_made_of(
-    key: int, scheduled: int, started: int, stamp: int
+    key: int, scheduled: int, started: int, stamp: int, node: int
 ) -> None:
     tag = tokens.run_tag(RUN_ID)
-    token = tokens.encode(tokens.WORKFLOW, key, tag, scheduled, started, 3, stamp)
+    token = tokens.encode(tokens.WORKFLOW, key, tag, scheduled, started, 3, stamp, node)
     assert tokens.decode(token, tokens.WORKFLOW) == (
-        tokens.WORKFLOW, key, tag, scheduled, started, 3, stamp,
+        tokens.WORKFLOW, key, tag, scheduled, started, 3, stamp, node,
     )  # fmt: skip
+    anywhere = tokens.encode(tokens.WORKFLOW, key, tag, scheduled, started, 3, stamp)
+    assert tokens.for_node(anywhere, node) == token
 
 
 @given(st.binary(max_size=64))
@@ -32,9 +38,9 @@ def test_anything_else_is_refused(token: bytes) -> None:
         tokens.decode(token, tokens.ACTIVITY)
 
 
-@given(st.integers(0, 45), st.integers(1, 255))
-def test_a_damaged_token_is_refused(position: int, change: int) -> None:
-    token = bytearray(tokens.encode(tokens.ACTIVITY, 7, tokens.run_tag(RUN_ID), 5))
+@given(st.integers(0, 60), st.integers(1, 255), st.sampled_from([0, 9]))
+def test_a_damaged_token_is_refused(position: int, change: int, node: int) -> None:
+    token = bytearray(tokens.encode(tokens.ACTIVITY, 7, tokens.run_tag(RUN_ID), 5, node=node))
     token[position % len(token)] ^= change
     with pytest.raises(InvalidArgument):
         tokens.decode(bytes(token), tokens.ACTIVITY)
