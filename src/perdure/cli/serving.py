@@ -1,9 +1,10 @@
 """``perdure server``."""
 
+import asyncio
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -87,8 +88,12 @@ async def _serve(plan: "Plan") -> None:
             f"perdure {version('perdure')}: gRPC on {running.address}, data in {running.data}",
             flush=True,
         )
-        await told
+        ended: asyncio.Future[Any] = asyncio.ensure_future(running.node.ended.wait())
+        await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
         print("stopping: polls are released, running calls may finish", file=sys.stderr)
+    if running.node.ended_by is not None:
+        raise running.node.ended_by
 
 
 def target_of(db: str) -> str:

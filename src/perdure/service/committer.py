@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from perdure.api.errors import Cancelled, RPCError, Unavailable
+from perdure.api.errors import Cancelled, FailedPrecondition, RPCError, Unavailable
 from perdure.service.namespaces import Namespaces
 from perdure.service.settings import Settings
 from perdure.service.units import Conflict, Unit
@@ -60,17 +60,23 @@ class Committer:
         self.uncertain: Callable[[], None] = lambda: None
         self.commits = 0
         self.units = 0
+        self._reason: StoreError | None = None
 
     def open(self) -> None:
         """Begin to write."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-committer")
 
-    async def close(self) -> None:
-        """Write what is queued, then stop."""
+    async def close(self, reason: StoreError | None = None) -> None:
+        """Write what is queued, then stop. With a reason not to: only what is under way."""
         self._closing = True
+        if reason is not None:
+            self._reason = reason
+            queued, self._queue = self._queue, type(self._queue)()
+            self._lose_all(queued)
         self._rouse()
         if self._task is not None:
             await asyncio.wait([self._task])
+        self._give_up()
 
     @property
     def is_full(self) -> bool:
@@ -85,7 +91,7 @@ class Committer:
     def put(self, unit: Unit) -> None:
         """Queue a unit."""
         if self._queue_max == 0:  # the caller is yet to wait for it
-            asyncio.get_running_loop().call_soon(self.lose, unit, _gone())
+            asyncio.get_running_loop().call_soon(self.lose, unit, self._gone())
             return
         self._queue.append(unit)
         wake = self._wake
@@ -103,7 +109,7 @@ class Committer:
         """Wait until fewer transitions are queued than may be."""
         while self.is_full:
             if self._queue_max == 0:
-                raise _gone()
+                raise self._gone()
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._settled.append(future)
             await future
@@ -122,12 +128,21 @@ class Committer:
     def _give_up(self) -> None:
         """Whoever waits, or comes later, hears that nothing will be written any more."""
         self._queue_max = 0
-        open_units = [unit for unit in (*self._batch, *self._queue) if not unit.abandoned]
+        open_units = [*self._batch, *self._queue]
         self._queue.clear()
         self._batch = []
-        for unit in open_units:
-            self.lose(unit, _gone())
+        self._lose_all(open_units)
         self._tell_settled()
+
+    def _lose_all(self, units: Iterable[Unit]) -> None:
+        for unit in units:
+            if not unit.abandoned:
+                self.lose(unit, self._gone())
+
+    def _gone(self) -> RPCError:
+        if self._reason is not None:
+            return FailedPrecondition(f"This node stopped: {self._reason}")
+        return Cancelled("The node was stopped; the change may or may not be stored.")
 
     def _tell_settled(self) -> None:
         for future in self._settled:
@@ -241,7 +256,3 @@ class Committer:
             if not waiter.done():
                 waiter.set_exception(failure)
                 waiter.exception()  # a caller that is gone need not fetch it
-
-
-def _gone() -> Cancelled:
-    return Cancelled("The node was stopped; the change may or may not be stored.")

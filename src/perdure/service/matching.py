@@ -24,7 +24,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.caller import until
-from perdure.api.errors import ResourceExhausted
+from perdure.api.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from perdure.service.clock import Alarm, Clock
 from perdure.service.ranking import Ranking
 from perdure.service.rate import NEVER_NS, Flow, Rate, SharedRate
@@ -238,6 +238,7 @@ class Matching:
         self._tasks: set[asyncio.Task[None]] = set()
         self._purge_at = 1_000
         self._closed = False
+        self._reason: StoreError | None = None
         self.claim: Callable[[TaskQueue, TaskRow], None]  # set by the dispatcher
         self.configure: Callable[[TaskQueue], None] = lambda _: None  # a queue that is new
         self.arrived: Callable[[TaskQueue], None] = lambda _: None  # one that had no workers
@@ -251,9 +252,10 @@ class Matching:
             queue.ranking.restore(backlogs)
             await self._load(queue)
 
-    def close(self) -> None:
-        """Answer every parked poll empty, and take no more."""
+    def close(self, reason: StoreError | None = None) -> None:
+        """Answer every parked poll empty, and refuse later ones."""
         self._closed = True
+        self._reason = reason
         if self._alarm is not None:
             self._alarm.cancel()
         for poll in list(self._deadlines):
@@ -311,9 +313,10 @@ class Matching:
     def park(self, poll: Poll) -> None:
         """Let a poll wait. Raises ResourceExhausted when the queue has too many."""
         queue = poll.queue
+        if self._reason is not None:
+            raise FailedPrecondition(f"This node stopped: {self._reason}")
         if self._closed:
-            poll.future.set_result(_empty(queue))
-            return
+            raise Unavailable("This node is being closed.")
         if len(queue.polls) >= self._settings.task_queue_polls_max:
             raise ResourceExhausted(
                 f"Task queue {queue.key.name!r} has {len(queue.polls)} parked polls, the limit "

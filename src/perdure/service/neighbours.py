@@ -22,7 +22,7 @@ from perdure.service.matching import WORKFLOW, TaskQueue
 from perdure.service.relay import RELAYED, Relay, node_address, queue_address
 from perdure.service.watches import Watches
 from perdure.store import sharing as notices
-from perdure.store.contract import StoreError
+from perdure.store.contract import StoreError, StoreTooNew
 from perdure.store.sharing import Beat, Queue, Sharing
 
 if TYPE_CHECKING:
@@ -124,6 +124,9 @@ class Neighbours:
             self._wake.clear()
             try:
                 await self._beat()
+            except StoreTooNew as error:
+                self._node.end(error)
+                return
             except (StoreError, RPCError) as error:
                 log.warning("the database does not answer: %s", error)
             except Exception:
@@ -155,15 +158,12 @@ class Neighbours:
                 await self._take_over(beat)
 
     def _notice_schema(self, newer: int) -> None:
-        """Say, once, that a newer perdure migrated the database while this node is up.
-
-        Migrations only add, so it goes on; but it will not start again.
-        """
+        """Say, once, that a newer perdure migrated the database, and left room for this one."""
         if newer != self._schema:
             self._schema = newer
             log.warning(
-                "%s has schema version %d now, of a newer perdure: this node serves until it is "
-                "stopped, and cannot start again: install the newer perdure",
+                "%s has schema version %d, of a newer perdure: this node can go on, but install "
+                "the newer one",
                 self._node.store.name, newer,
             )  # fmt: skip
 

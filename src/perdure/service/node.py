@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random as random_module
 import uuid
 from collections.abc import Coroutine
@@ -32,6 +33,8 @@ from perdure.service.workflow_service import WorkflowService
 from perdure.store.contract import Store, StoreError
 
 _TAKE_BACK_BATCH = 500
+
+log = logging.getLogger("perdure.service")
 
 
 class Node:
@@ -98,8 +101,10 @@ class Node:
             self.matching.arrived = neighbours.workers_arrived
         self.namespaces.changed = self.matching.configure_again
         self.service = WorkflowService(self)
+        self.ended: asyncio.Event = asyncio.Event()
+        self.ended_by: StoreError | None = None
         self._looking = False
-        self._closing = False
+        self._end: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, store: Store, **options: Any) -> Node:
@@ -128,17 +133,29 @@ class Node:
             await self.store.close()
             raise
 
+    def end(self, reason: StoreError) -> None:
+        """Close by itself: the database is no longer for this node. Calls then say why."""
+        if self._end is None:
+            log.error("this node stops: %s", reason)
+            self.ended_by = reason
+            self.ended.set()
+            self._end = asyncio.get_running_loop().create_task(self._close())
+
     async def close(self) -> None:
         """Answer the polls, finish what is being written, and let go of the store."""
-        self._closing = True
-        self.matching.close()
+        if self._end is None:
+            self._end = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._end)
+
+    async def _close(self) -> None:
+        self.matching.close(self.ended_by)
         await self.alarms.close()
         await self.purger.close()
         await self.courier.close()
         await self.companions.close()
         await self.dispatcher.close()
         await self.matching.drain()
-        await self.executions.committer.close()
+        await self.executions.committer.close(self.ended_by)
         if self.neighbours is not None:
             await self.neighbours.close()
         await self.ids.close()
@@ -176,7 +193,7 @@ class Node:
 
     async def _reread(self) -> None:
         """Read what waits in the store, once it can be read."""
-        while not self._closing:
+        while self._end is None:
             try:
                 await self.matching.reread()
                 await self.courier.reread()

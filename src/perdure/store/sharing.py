@@ -37,7 +37,8 @@ class Beat(msgspec.Struct, frozen=True):
         letters: whether letters wait at the asked addresses.
         messages: whether messages wait that no node delivers.
         namespaces: changes with every change of a namespace.
-        newer_schema: the version of the database's schema if a newer perdure migrated it, else 0.
+        newer_schema: the version of the database's schema if a newer perdure migrated it, else 0;
+            this node may go on.
     """
 
     now_ns: int
@@ -132,7 +133,10 @@ class Sharing(Protocol):
         """Send a notice to all nodes."""
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
-        """Give a sign of life, and hear what waits."""
+        """Give a sign of life, and hear what waits.
+
+        Raises StoreTooNew when a newer perdure changed the database so that this one must stop.
+        """
 
     async def orphans(self) -> list[int]:
         """Open runs whose tasks may be held by workers of nodes that died."""

@@ -26,7 +26,7 @@ from temporalio.api.workflowservice.v1 import (
     TerminateWorkflowExecutionRequest,
 )
 
-from perdure.api.errors import InvalidArgument, NotFound
+from perdure.api.errors import InvalidArgument, NotFound, Unavailable
 
 
 async def _signal(node: Harness, name: str = "poke") -> None:
@@ -49,12 +49,13 @@ async def test_a_poll_without_a_task_is_answered_empty_after_its_time(node: Harn
     assert [poll.result().task_token for poll in polls] == [b"", b""]
 
 
-async def test_closing_the_node_answers_polls_empty(node: Harness) -> None:
+async def test_closing_the_node_answers_polls_empty_and_refuses_later_ones(node: Harness) -> None:
     poll = node.poll()
     await settle()
     node.node.matching.close()
     assert (await poll).task_token == b""
-    assert (await node.take()).task_token == b""
+    with pytest.raises(Unavailable, match="closed"):
+        await node.take()
 
 
 @pytest.mark.parametrize("token", [b"", b"nonsense", b"\x00" * 46])

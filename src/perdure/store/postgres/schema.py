@@ -1,18 +1,23 @@
 """The schema's version, and the way forward from older ones.
 
 ``perdure.migrations`` lists what was applied. A migration runs in one transaction under an advisory
-lock, so of many nodes that start at once one migrates and the others wait. Migrations only add
-(columns with a default, tables, indexes), so that nodes of the former version go on serving.
+lock, so of many nodes that start at once one migrates and the others wait.
+
+Nodes of the former version go on serving where that is right. A migration says so in its first
+line: ``-- oldest: 3`` when nodes that know versions up to 3 may go on, because it only adds
+(columns with a default, tables, indexes). Without that line they must not: they stop, and say why.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+import re
+from typing import Any, Final, NamedTuple
 
 from perdure.store.contract import StoreTooNew
 from perdure.store.migrations import load
 
 _LOCK: Final = 0x70657264  # "perd"
+_OLDEST: Final = re.compile(r"-- oldest: (\d+)\n")
 
 # Not to_regclass: it answers from a cache that knows nothing of what another session just made.
 _IS_THERE: Final = """
@@ -25,38 +30,62 @@ SELECT EXISTS (
 MIGRATIONS: Final = load(__package__)
 
 
-async def version(connection: Any) -> int:
-    """How many migrations were applied; 0 for a database that perdure has not used."""
+class Version(NamedTuple):
+    """Of a schema.
+
+    Attributes:
+        number: how many migrations were applied; 0 for a database that perdure has not used.
+        oldest: which version a node has to know, at least, to use it.
+    """
+
+    number: int
+    oldest: int
+
+    def check(self, name: str) -> None:
+        """Raise StoreTooNew if the schema is of a later perdure that leaves no room for this."""
+        if self.oldest > len(MIGRATIONS):
+            raise StoreTooNew(
+                f"{name} has schema version {self.number}, but this perdure knows versions up to "
+                f"{len(MIGRATIONS)}: install the newer perdure that wrote it"
+            )
+
+
+async def version(connection: Any) -> Version:
+    """The version of a database's schema."""
     if not await connection.fetchval(_IS_THERE):
-        return 0
-    return int(await connection.fetchval("SELECT coalesce(max(number), 0) FROM perdure.migrations"))
-
-
-def check(found: int, name: str) -> None:
-    """Raise StoreTooNew if the schema is of a later perdure."""
-    if found > len(MIGRATIONS):
-        raise StoreTooNew(
-            f"{name} has schema version {found}, but this perdure knows versions up to "
-            f"{len(MIGRATIONS)}: install the newer perdure that wrote it"
-        )
+        return Version(0, 0)
+    numbers = [row[0] for row in await connection.fetch("SELECT number FROM perdure.migrations")]
+    if max(numbers, default=0) < 2:  # the column came with the second migration
+        return Version(max(numbers, default=0), 0)
+    query = "SELECT max(number), max(oldest) FROM perdure.migrations"
+    return Version(*await connection.fetchrow(query))
 
 
 async def migrate(connection: Any, name: str) -> None:
     """Bring the schema to the newest version; raises StoreTooNew."""
     found = await version(connection)
-    check(found, name)
-    if found == len(MIGRATIONS):
+    found.check(name)
+    if found.number >= len(MIGRATIONS):
         return
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
         found = await version(connection)  # another node may have been faster
-        check(found, name)
-        if found == 0:
+        found.check(name)
+        if found.number == 0:
             await connection.execute("CREATE SCHEMA IF NOT EXISTS perdure")
             await connection.execute(
                 "CREATE TABLE perdure.migrations ("
                 "number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())"
             )
-        for number in range(found + 1, len(MIGRATIONS) + 1):
+        for number in range(found.number + 1, len(MIGRATIONS) + 1):
             await connection.execute(MIGRATIONS[number - 1])
-            await connection.execute(f"INSERT INTO perdure.migrations (number) VALUES ({number})")
+            await connection.execute(_noted(number))
+
+
+def _noted(number: int) -> str:
+    """The statement that notes a migration."""
+    if number == 1:
+        return "INSERT INTO perdure.migrations (number) VALUES (1)"
+    given = _OLDEST.match(MIGRATIONS[number - 1])
+    oldest = int(given[1]) if given else number
+    return f"INSERT INTO perdure.migrations (number, oldest) VALUES ({number}, {oldest})"

@@ -16,7 +16,7 @@ from perdure.store.postgres.leases import (
     TASK_LEASE_NS,
 )
 from perdure.store.postgres.listening import Listening
-from perdure.store.postgres.schema import MIGRATIONS
+from perdure.store.postgres.schema import MIGRATIONS, Version
 from perdure.store.postgres.statements import SHARED as SQL
 from perdure.store.sharing import LETTER, TASKS, Awaited, Beat, Letter, Queue, queues_notice
 
@@ -29,10 +29,12 @@ class PostgresSharing:
 
     Args:
         dsn: of the database.
+        name: of the database, as messages show it.
         run: runs a statement and returns its rows.
     """
 
-    def __init__(self, dsn: str, run: Callable[..., Awaitable[list[Any]]]) -> None:
+    def __init__(self, dsn: str, name: str, run: Callable[..., Awaitable[list[Any]]]) -> None:
+        self._name = name
         self._run = run
         self._listening = Listening(dsn, self._heard, self.tell)
         self._beats = 0
@@ -126,7 +128,7 @@ class PostgresSharing:
         await self._run(SQL["tell"], f"{self.node} {notice}")
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
-        """Give a sign of life, and hear what waits."""
+        """Give a sign of life, and hear what waits. Raises StoreTooNew."""
         self._beats += 1
         if self._beats % _SWEEP_EVERY == 0:
             await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
@@ -136,7 +138,9 @@ class PostgresSharing:
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
             *(columns or [[], [], []]), list(addresses),
         )  # fmt: skip
-        now_ns, nodes, died, waiting, letters, messages, namespaces, schema, _ = rows[0]
+        now_ns, nodes, died, waiting, letters, messages, namespaces, *schema, _ = rows[0]
+        found = Version(*schema)
+        found.check(self._name)
         alive = frozenset([*nodes, self.node]) - frozenset(died)
         self.has_company = len(alive) > 1
         return Beat(
@@ -147,7 +151,7 @@ class PostgresSharing:
             letters=letters,
             messages=messages,
             namespaces=namespaces or "",
-            newer_schema=schema if schema > len(MIGRATIONS) else 0,
+            newer_schema=found.number if found.number > len(MIGRATIONS) else 0,
         )
 
     async def orphans(self) -> list[int]:

@@ -123,6 +123,7 @@ SELECT
     EXISTS (SELECT FROM perdure.messages WHERE leased_until_ns < {now}),
     (SELECT md5(string_agg(md5(body), '' ORDER BY name)) FROM perdure.namespaces),
     (SELECT max(number) FROM perdure.migrations),
+    (SELECT max(oldest) FROM perdure.migrations),
     (SELECT count(*) FROM mine);
 
 -- name: sweep_letters

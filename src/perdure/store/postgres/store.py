@@ -52,7 +52,7 @@ class PostgresStore:
         self._turn = asyncio.Lock()
         self._next_id = 0
         self._last_id = 0
-        self._sharing = PostgresSharing(dsn, self._read)
+        self._sharing = PostgresSharing(dsn, self.name, self._read)
 
     # ---- life ----
 
