@@ -153,8 +153,10 @@ class Database:
         closes = write.record is not None and write.record.close_ns > 0
         awaited = self.watched.get(write.key)
         told = awaited == Awaited.ANY or (awaited == Awaited.CLOSE and closes)
-        if told or closes:
+        if closes:
             self.watched.pop(write.key, None)
+        elif told:
+            self.watched[write.key] = Awaited.CLOSE
         return told
 
 

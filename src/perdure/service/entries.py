@@ -58,6 +58,9 @@ class Companion(Protocol):
     def on_closed(self) -> None:
         """The run closed, durably."""
 
+    def look_again(self, run: Execution) -> None:
+        """Other nodes may have changed the run, which was just read."""
+
 
 class Entry:
     """One cached run.

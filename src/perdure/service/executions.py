@@ -269,7 +269,24 @@ class Executions:
         if key in self._runs:  # while its history was read
             return self._runs[key]
         self._insert(entry)
+        if self._sharing is not None:
+            self._heed(entry)
         return entry
+
+    def _heed(self, entry: Entry) -> None:
+        """A run was read anew, perhaps because another node changed it: tell who waits for that.
+
+        Nobody else will: from now on memory lacks nothing of what the store has.
+        """
+        key = entry.run.key
+        companion = self.companions.get(key)
+        if companion is not None:
+            companion.look_again(entry.run)
+        if key in self.companions:
+            self.watch_elsewhere(key, Awaited.ANY)
+        _wake(self._watchers.pop(key, ()))
+        if entry.close_is_stored:
+            _wake(self._close_watchers.pop(key, ()))
 
     async def _load_history(self, entry: Entry) -> None:
         """Keep a short history with a run that was not in memory: its next worker will want it."""
@@ -510,6 +527,8 @@ class Executions:
                 entry.unit = None
             if watchers and key in watchers:
                 _wake(watchers.pop(key))
+            if key in self.companions:  # what it waits for was told of this commit only
+                self.watch_elsewhere(key, Awaited.ANY)
             if outgrows(write, settings):
                 info = entry.run.info
                 log.warning(

@@ -22,7 +22,7 @@ s AS (
             WHEN s.node IN (0, {8}::bigint) THEN {8}::bigint
             ELSE -1  -- several nodes
         END,
-        watched = CASE WHEN l.watched = 2 OR w.closes THEN 0 ELSE l.watched END,
+        watched = CASE WHEN w.closes THEN 0 ELSE least(l.watched, 1) END,
         state = w.state
     FROM w JOIN l ON l.key = w.key AND l.version = w.based_on
     WHERE s.key = w.key
