@@ -104,7 +104,8 @@ class Door:
     async def idle(self, grace_s: float) -> bool:
         """Wait until the calls that are in have ended. False when it takes too long."""
         try:
-            await asyncio.wait_for(self._idle.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
         except TimeoutError:
             return False
         return True
