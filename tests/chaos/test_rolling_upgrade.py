@@ -22,21 +22,25 @@ from tests.faults.siege import FINISH_WITHIN_S, READY_WITHIN_S, ROOT, Part, free
 import crash_check
 from perdure.store.postgres import PostgresStore
 
-FORMER = "380c3bd"
-"""A commit whose nodes share a database right. In the first ones (from 7abb61a on) the native
-transport cannot reach PostgreSQL, and a query may be answered from a worker's old copy of a run."""
+FIRST_SCHEMA = "380c3bd"
+"""A commit whose nodes share a database right, and do not know the second schema. In the first ones
+(from 7abb61a on) the native transport cannot reach PostgreSQL, and a query may be answered from a
+worker's old copy of a run."""
+
+FORMER = "252ce67"
+"""A commit that leaves room for older nodes, and knows when it may go on itself."""
 
 STEPS = 8
 """So many acknowledgements are waited for in each phase."""
 
 
-def former_source(folder: Path) -> Path:
+def former_source(commit: str, folder: Path) -> Path:
     """The package as it was."""
     packed = subprocess.run(
-        ["git", "archive", FORMER, "src"], cwd=ROOT, capture_output=True, check=False
+        ["git", "archive", commit, "src"], cwd=ROOT, capture_output=True, check=False
     )
     if packed.returncode:
-        pytest.skip(f"the git history does not have {FORMER}: {packed.stderr.decode().strip()}")
+        pytest.skip(f"the git history does not have {commit}: {packed.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         archive.extractall(folder, filter="data")
     return folder / "src"
@@ -60,11 +64,16 @@ class Upgrade:
 
     def start_node(self, number: int, source: Path) -> Part:
         """A node of one of the commits, as soon as it listens."""
+        node = self.launch(number, source)
+        self.wait(lambda: "gRPC on" in node.written(), node)
+        return node
+
+    def launch(self, number: int, source: Path) -> Part:
+        """A node's process."""
         command = [sys.executable, "-m", "perdure.cli", "server"]
         command += ["--db", self.dsn, "--port", str(self.ports[number])]
         node = Part(self.folder, f"node-{number}", command, {"PYTHONPATH": str(source)})
         self.parts.append(node)
-        self.wait(lambda: "gRPC on" in node.written(), node)
         return node
 
     def start_others(self) -> None:
@@ -116,13 +125,19 @@ def upgrading(folder: Path, dsn: str, former: Path) -> Iterator[Upgrade]:
 
 def replace(upgrade: Upgrade, node: Part, number: int, source: Path) -> Part:
     """Stop a node as its supervisor does, and start the other commit's in its place."""
-    node.process.send_signal(signal.SIGTERM)
-    assert node.process.wait(READY_WITHIN_S) == 0, node.written()[-2000:]
+    stop(node)
     return upgrade.start_node(number, source)
 
 
-def test_the_former_commit_is_really_run(tmp_path: Path) -> None:
-    former = former_source(tmp_path / "former")
+def stop(node: Part) -> None:
+    """Let a node leave."""
+    node.process.send_signal(signal.SIGTERM)
+    assert node.process.wait(READY_WITHIN_S) == 0, node.written()[-2000:]
+
+
+@pytest.mark.parametrize("commit", [FIRST_SCHEMA, FORMER])
+def test_the_former_commit_is_really_run(tmp_path: Path, commit: str) -> None:
+    former = former_source(commit, tmp_path / "former")
     asked = subprocess.run(
         [sys.executable, "-c", "import perdure; print(perdure.__file__)"],
         env=os.environ | {"PYTHONPATH": str(former)}, capture_output=True, text=True, check=True,
@@ -134,7 +149,7 @@ def test_the_former_commit_is_really_run(tmp_path: Path) -> None:
 async def test_nodes_of_two_commits_share_a_database_while_the_old_are_replaced(
     tmp_path: Path, postgres_dsn: str
 ) -> None:
-    former, present = former_source(tmp_path / "former"), ROOT / "src"
+    former, present = former_source(FORMER, tmp_path / "former"), ROOT / "src"
     folder = tmp_path / "upgrade"
     with upgrading(folder, postgres_dsn, former) as upgrade:
         first = upgrade.start_node(0, former)  # its schema is what the new one finds
@@ -152,6 +167,31 @@ async def test_nodes_of_two_commits_share_a_database_while_the_old_are_replaced(
     assert not found.wrong, "\n".join(found.wrong[:20])
     assert found.told >= 4 * STEPS
     assert await runs_of_two_workers(PostgresStore(postgres_dsn)) > 0
+
+
+@pytest.mark.timeout(300)
+async def test_nodes_of_the_first_schema_serve_on_while_it_is_migrated(
+    tmp_path: Path, postgres_dsn: str
+) -> None:
+    former, present = former_source(FIRST_SCHEMA, tmp_path / "former"), ROOT / "src"
+    folder = tmp_path / "upgrade"
+    with upgrading(folder, postgres_dsn, former) as upgrade:
+        first = upgrade.start_node(0, former)
+        second = upgrade.start_node(1, former)
+        upgrade.start_others()
+        upgrade.work_goes_on(first, second)
+        second = replace(upgrade, second, 1, present)
+        upgrade.work_goes_on(first, second)
+        stop(first)
+        first = upgrade.launch(0, former)  # it serves on, but does not start again
+        assert first.process.wait(READY_WITHIN_S) == 1
+        assert "schema version" in first.written()
+        first = upgrade.start_node(0, present)
+        upgrade.work_goes_on(first, second)
+        upgrade.finish()
+    found = await check(folder, PostgresStore(postgres_dsn))
+    assert not found.wrong, "\n".join(found.wrong[:20])
+    assert found.told >= 3 * STEPS
 
 
 async def runs_of_two_workers(store: PostgresStore) -> int:
