@@ -34,6 +34,7 @@ BEAT_S: Final = 5.0
 _DEAF_BEAT_S: Final = 0.5
 _STICKY_PATIENCE_NS: Final = 1_000_000_000
 _HOLDER_PATIENCE_NS: Final = 2_000_000_000
+_SURVEY_PATIENCE_NS: Final = 1_000_000_000
 _ANSWER_NS: Final = 10_000_000_000
 
 
@@ -249,6 +250,25 @@ class Neighbours:
             until(self._node.clock.now_ns(), _ANSWER_NS),
             patience_ns=_HOLDER_PATIENCE_NS,
         )
+
+    async def ask_others(self, method: str, request: Message) -> list[Any]:
+        """What a call says at every other node that answers soon: for what only memory knows."""
+        if not self.has_company or RELAYED.get():
+            return []
+        deadline_ns = until(self._node.clock.now_ns(), _ANSWER_NS)
+        asked = [
+            self.relay.ask(
+                node_address(number), method, request, deadline_ns, patience_ns=_SURVEY_PATIENCE_NS
+            )
+            for number in sorted(self._living - {self._sharing.node})
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, RPCError):
+                log.warning("a node did not say what it knows (%s): %s", method, answer.message)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return [a for a in answers if a is not None and not isinstance(a, RPCError)]
 
     def _has_worker_here(self, run: Execution) -> bool:
         return self.is_here(run.info.namespace, run.state.sticky_queue or run.info.task_queue)

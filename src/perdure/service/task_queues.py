@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import DescribeTaskQueueMode, TaskQueueType
 from temporalio.api.taskqueue.v1 import PollerInfo, TaskQueuePartitionMetadata, TaskQueueStats
@@ -41,10 +42,18 @@ class TaskQueueRPCs:
         """
         node = self.node
         node.namespaces.get(request.namespace)
-        name = request.task_queue.name
         validation.task_queue(request, node.settings)
         if request.api_mode == DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED:
-            return await self._enhanced(request)
+            made = await self._enhanced(request)
+        else:
+            made = await self._plain(request)
+        if node.neighbours is not None:
+            for other in await node.neighbours.ask_others("describe_task_queue", request):
+                _join(made, other)
+        return made
+
+    async def _plain(self, request: DescribeTaskQueueRequest) -> DescribeTaskQueueResponse:
+        node, name = self.node, request.task_queue.name
         kind = int(request.task_queue_type or TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW)
         queue = node.matching.known(request.namespace, name, kind)
         made = DescribeTaskQueueResponse()
@@ -143,6 +152,40 @@ class TaskQueueRPCs:
         return ListTaskQueuePartitionsResponse(
             activity_task_queue_partitions=[part], workflow_task_queue_partitions=[part]
         )
+
+
+def _join(made: DescribeTaskQueueResponse, other: DescribeTaskQueueResponse) -> None:
+    """Add what only another node knows: its polls, and how fast tasks come and go there."""
+    _join_pollers(made.pollers, other.pollers)
+    _add_rates(made.stats, other.stats)
+    for level, stats in other.stats_by_priority_key.items():
+        _add_rates(made.stats_by_priority_key[level], stats)
+    for version, info in other.versions_info.items():
+        for kind, of_type in info.types_info.items():
+            mine = made.versions_info[version].types_info[kind]
+            _join_pollers(mine.pollers, of_type.pollers)
+            _add_rates(mine.stats, of_type.stats)
+
+
+def _join_pollers(made: Any, other: Iterable[PollerInfo]) -> None:
+    found = {info.identity: info for info in made}
+    for info in other:
+        known = found.get(info.identity)
+        if known is None:
+            made.append(info)
+        elif _seen_ns(known) < _seen_ns(info):
+            known.CopyFrom(info)
+    made.sort(key=_seen_ns, reverse=True)
+
+
+def _seen_ns(info: PollerInfo) -> int:
+    return info.last_access_time.ToNanoseconds()
+
+
+def _add_rates(made: TaskQueueStats, other: TaskQueueStats) -> None:
+    if other.tasks_add_rate or other.tasks_dispatch_rate:
+        made.tasks_add_rate += other.tasks_add_rate
+        made.tasks_dispatch_rate += other.tasks_dispatch_rate
 
 
 def _no_stats() -> TaskQueueStats:

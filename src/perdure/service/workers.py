@@ -24,6 +24,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.errors import InvalidArgument, NotFound
 from perdure.service import pages
 from perdure.service.clock import Clock
+from perdure.service.relay import RELAYED
 from perdure.service.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,18 +59,9 @@ class Workers:
             found[1].status = _SHUTDOWN
 
     def of(self, namespace: str) -> list[WorkerHeartbeat]:
-        """The workers of a namespace, by their instance keys."""
+        """The workers of a namespace that this node heard of."""
         self._forget_old()
-        found = [(key, beat) for (name, key), (_, beat) in self._beats.items() if name == namespace]
-        return [beat for _, beat in sorted(found, key=lambda pair: pair[0])]
-
-    def find(self, namespace: str, instance_key: str) -> WorkerHeartbeat:
-        """One worker. Raises NotFound."""
-        self._forget_old()
-        found = self._beats.get((namespace, instance_key))
-        if found is None:
-            raise NotFound(f"Worker {instance_key} not found")
-        return found[1]
+        return [beat for (name, _), (_, beat) in self._beats.items() if name == namespace]
 
     def _forget_old(self) -> None:
         before_ns = self._clock.now_ns() - self._settings.worker_seen_ns
@@ -105,7 +97,9 @@ class WorkerRPCs:
         except UnicodeDecodeError:
             raise InvalidArgument("Invalid NextPageToken.") from None
         size = pages.size(request.page_size, self.node.settings.list_page_max, usual=100)
-        found = [w for w in self._passing(request) if w.worker_instance_key > after]
+        if RELAYED.get():  # another node makes the pages
+            size = self.node.settings.workers_max
+        found = [w for w in await self._passing(request) if w.worker_instance_key > after]
         made = ListWorkersResponse()
         for beat in found[:size]:
             made.workers_info.append(WorkerInfo(worker_heartbeat=beat))
@@ -116,11 +110,10 @@ class WorkerRPCs:
 
     async def count_workers(self, request: CountWorkersRequest) -> CountWorkersResponse:
         """How many workers pass a filter."""
-        return CountWorkersResponse(count=len(self._passing(request)))
+        return CountWorkersResponse(count=len(await self._passing(request)))
 
-    def _passing(self, request: Any) -> list[WorkerHeartbeat]:
-        self.node.namespaces.get(request.namespace)
-        beats = self.node.workers.of(request.namespace)
+    async def _passing(self, request: Any) -> list[WorkerHeartbeat]:
+        beats = [beat for _, beat in sorted((await self._known(request.namespace)).items())]
         if not request.query.strip():
             return beats
         # Loading the grammar takes half a second, which most nodes never need.
@@ -129,11 +122,30 @@ class WorkerRPCs:
         passes = parsed(request.query, self.node.clock.now_ns())
         return [beat for beat in beats if passes(beat)]
 
+    async def _known(self, namespace: str) -> dict[str, WorkerHeartbeat]:
+        """The last heartbeat of each worker of a namespace, whichever node it came to."""
+        self.node.namespaces.get(namespace)
+        found = {beat.worker_instance_key: beat for beat in self.node.workers.of(namespace)}
+        if self.node.neighbours is not None:
+            request = ListWorkersRequest(namespace=namespace)
+            for answer in await self.node.neighbours.ask_others("list_workers", request):
+                for info in answer.workers_info:
+                    beat = info.worker_heartbeat
+                    known = found.get(beat.worker_instance_key)
+                    if known is None or _when(known) < _when(beat):
+                        found[beat.worker_instance_key] = beat
+        return found
+
     async def describe_worker(self, request: DescribeWorkerRequest) -> DescribeWorkerResponse:
-        """All that a worker's last heartbeat said."""
-        self.node.namespaces.get(request.namespace)
-        beat = self.node.workers.find(request.namespace, request.worker_instance_key)
+        """All that a worker's last heartbeat said. Raises NotFound."""
+        beat = (await self._known(request.namespace)).get(request.worker_instance_key)
+        if beat is None:
+            raise NotFound(f"Worker {request.worker_instance_key} not found")
         return DescribeWorkerResponse(worker_info=WorkerInfo(worker_heartbeat=beat))
+
+
+def _when(beat: WorkerHeartbeat) -> int:
+    return beat.heartbeat_time.ToNanoseconds()
 
 
 def _listed(beat: WorkerHeartbeat) -> WorkerListInfo:

@@ -10,10 +10,20 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from temporalio.api.enums.v1 import DescribeTaskQueueMode
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.worker.v1 import WorkerHeartbeat
+from temporalio.api.workflowservice.v1 import (
+    CountWorkersRequest,
+    DescribeTaskQueueRequest,
+    DescribeWorkerRequest,
+    ListWorkersRequest,
+    RecordWorkerHeartbeatRequest,
+)
 
 import perdure
 from perdure import Client, activity, workflow
-from perdure.api.errors import NamespaceAlreadyExists, NamespaceNotFound
+from perdure.api.errors import NamespaceAlreadyExists, NamespaceNotFound, NotFound
 from perdure.sdk.errors import QueryFailedError, UpdateFailedError, WorkflowFailedError
 
 CALLS: Counter[str] = Counter()
@@ -90,7 +100,10 @@ class Two:
 @pytest.fixture
 async def two(postgres_dsn: str) -> AsyncIterator[Two]:
     CALLS.clear()
-    async with perdure.connect(postgres_dsn) as first, perdure.connect(postgres_dsn) as second:
+    async with (
+        perdure.connect(postgres_dsn, identity="at the first") as first,
+        perdure.connect(postgres_dsn, identity="at the second") as second,
+    ):
         yield Two(first, second)
 
 
@@ -241,3 +254,52 @@ async def _runs(client: Client, namespace: str) -> list[str]:
         ListWorkflowExecutionsRequest(namespace=namespace)
     )
     return [found.execution.workflow_id for found in answer.executions]
+
+
+async def test_each_node_shows_the_polls_and_workers_of_both(
+    two: Two, stack: AsyncExitStack
+) -> None:
+    await two.work(stack, two.first, two.second)
+    await two.first.execute(chain, "w", 1, id="w")
+    beats = [WorkerHeartbeat(worker_instance_key=key, task_queue="default") for key in "abc"]
+    for number, beat in enumerate(beats):
+        beat.heartbeat_time.FromSeconds(1_000 + number)
+    older = WorkerHeartbeat(worker_instance_key="b", task_queue="former")
+    older.heartbeat_time.FromSeconds(1)
+    for client, known in ((two.first, [beats[0], older]), (two.second, beats[1:])):
+        await client.service.record_worker_heartbeat(
+            RecordWorkerHeartbeatRequest(namespace="default", worker_heartbeat=known)
+        )
+    polls = DescribeTaskQueueRequest(namespace="default", task_queue=TaskQueue(name="default"))
+    enhanced = DescribeTaskQueueRequest(
+        namespace="default",
+        task_queue=TaskQueue(name="default"),
+        api_mode=DescribeTaskQueueMode.DESCRIBE_TASK_QUEUE_MODE_ENHANCED,
+    )
+    identities = {two.first.identity, two.second.identity}
+    for client in (two.first, two.second):
+        service = client.service
+        found = await service.describe_task_queue(polls)
+        assert {poller.identity for poller in found.pollers} == identities
+        types = (await service.describe_task_queue(enhanced)).versions_info[""].types_info
+        assert {poller.identity for poller in types[1].pollers} == identities
+        count = await service.count_workers(CountWorkersRequest(namespace="default"))
+        assert count.count == 3
+        page = await service.list_workers(ListWorkersRequest(namespace="default", page_size=2))
+        rest = await service.list_workers(
+            ListWorkersRequest(
+                namespace="default", page_size=2, next_page_token=page.next_page_token
+            )
+        )
+        listed = [*page.workers, *rest.workers]
+        assert [(w.worker_instance_key, w.task_queue) for w in listed] == [
+            (key, "default") for key in "abc"
+        ]
+        one = await service.describe_worker(
+            DescribeWorkerRequest(namespace="default", worker_instance_key="c")
+        )
+        assert one.worker_info.worker_heartbeat == beats[2]
+        with pytest.raises(NotFound):
+            await service.describe_worker(
+                DescribeWorkerRequest(namespace="default", worker_instance_key="d")
+            )
