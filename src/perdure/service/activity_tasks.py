@@ -37,7 +37,8 @@ from perdure.engine import activities
 from perdure.engine.state import Activity
 from perdure.engine.transition import Transition
 from perdure.service import scaling, tokens, validation
-from perdure.service.matching import ACTIVITY, Matching, Poll, TaskQueue
+from perdure.service.matching import Matching
+from perdure.service.queue import ACTIVITY, Poll, TaskQueue
 from perdure.service.tokens import TaskToken
 
 if TYPE_CHECKING:

@@ -31,8 +31,9 @@ from perdure.service.clock import Clock, sleep_until
 from perdure.service.entries import Companion, Entry
 from perdure.service.executions import Executions
 from perdure.service.ids import Ids
-from perdure.service.matching import ACTIVITY, WORKFLOW, Matching, Poll, TaskQueue
+from perdure.service.matching import Matching
 from perdure.service.namespaces import Namespaces
+from perdure.service.queue import ACTIVITY, WORKFLOW, Poll, TaskQueue
 from perdure.service.settings import Settings
 from perdure.service.units import RunWrite, Unit
 from perdure.store.contract import MessageRow, Store, StoreError, TaskRow

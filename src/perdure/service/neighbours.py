@@ -18,7 +18,7 @@ from perdure.api.caller import until
 from perdure.api.errors import RPCError
 from perdure.engine.execution import Execution
 from perdure.service.clock import SystemClock
-from perdure.service.matching import WORKFLOW, TaskQueue
+from perdure.service.queue import WORKFLOW, TaskQueue
 from perdure.service.relay import RELAYED, Relay, node_address, queue_address
 from perdure.service.watches import Watches
 from perdure.store import sharing as notices

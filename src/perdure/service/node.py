@@ -22,10 +22,11 @@ from perdure.service.deleting import Purger
 from perdure.service.dispatch import Dispatcher
 from perdure.service.executions import Executions
 from perdure.service.ids import Ids
-from perdure.service.matching import WORKFLOW, Matching, Poll, TaskQueue
+from perdure.service.matching import Matching
 from perdure.service.namespaces import Namespaces
 from perdure.service.neighbours import Neighbours
 from perdure.service.queries import QueryTasks
+from perdure.service.queue import WORKFLOW, Poll, TaskQueue
 from perdure.service.settings import Settings
 from perdure.service.starting import Starting
 from perdure.service.workers import Workers

@@ -39,8 +39,8 @@ from perdure.engine.execution import Execution
 from perdure.service import pages, tokens, validation, waiting
 from perdure.service.companion import FAILING_ATTEMPT, Unblocked, failing_task
 from perdure.service.entries import Entry
-from perdure.service.matching import WORKFLOW, Poll
 from perdure.service.pages import END, Page, PageToken
+from perdure.service.queue import WORKFLOW, Poll
 from perdure.service.reading import reading
 from perdure.store.sharing import Awaited
 

@@ -18,7 +18,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.errors import InvalidArgument, Unimplemented
 from perdure.api.times import timestamp
 from perdure.engine import priorities
-from perdure.service.matching import WORKFLOW, QueueKey, TaskQueue
+from perdure.service.queue import WORKFLOW, QueueKey, TaskQueue
 
 _REASON_MAX: Final = 1_000
 _WEIGHTS_MAX: Final = 1_000

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.times import MILLISECOND_NS, SECOND_NS
-from perdure.service.matching import Poll
+from perdure.service.queue import Poll
 
 if TYPE_CHECKING:
     from perdure.service.node import Node

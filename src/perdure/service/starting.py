@@ -37,7 +37,7 @@ from perdure.engine.transition import Transition
 from perdure.service import signalling, validation
 from perdure.service.dispatch import HandOut
 from perdure.service.entries import Entry
-from perdure.service.matching import WORKFLOW, Poll
+from perdure.service.queue import WORKFLOW, Poll
 from perdure.service.settings import Settings
 from perdure.service.units import Conflict, Unit
 from perdure.service.validation import AnyStart

@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 from perdure.api.errors import Unavailable
 from perdure.api.times import duration, duration_ns, timestamp
 from perdure.service import queue_configs, validation
-from perdure.service.matching import ACTIVITY, WORKFLOW, QueueKey, TaskQueue
+from perdure.service.queue import ACTIVITY, WORKFLOW, QueueKey, TaskQueue
 from perdure.service.ranking import DEFAULT_LEVEL
 from perdure.store.contract import Backlog, StoreError
 

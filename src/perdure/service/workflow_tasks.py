@@ -26,7 +26,7 @@ from perdure.engine.commands import CompletedTask
 from perdure.engine.transition import Transition
 from perdure.service import completing, scaling, tokens, validation
 from perdure.service.dispatch import HandOut, ready_activity, ready_workflow_task
-from perdure.service.matching import ACTIVITY, WORKFLOW, Advance, Evict, Poll
+from perdure.service.queue import ACTIVITY, WORKFLOW, Advance, Evict, Poll
 from perdure.service.tokens import TaskToken
 
 if TYPE_CHECKING:
