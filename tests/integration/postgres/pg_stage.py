@@ -80,12 +80,13 @@ class Traffic:
     """Starts one workflow after another, and remembers what it was told.
 
     Attributes:
+        client: of the node.
         told: the ids whose start was acknowledged.
         refused: what was said to the others.
     """
 
     def __init__(self, client: Client, *, gap_s: float = 0.01) -> None:
-        self._client = client
+        self.client = client
         self._impatient = impatient(client)
         self._gap_s = gap_s
         self._task: asyncio.Task[None] | None = None
@@ -141,10 +142,10 @@ class Traffic:
         """What was acknowledged is there, and all that is there ends right."""
         assert self.told
         for name in self.told:
-            handle = self._client.handle(name, result_type=str)
+            handle = self.client.handle(name, result_type=str)
             assert await asyncio.wait_for(handle.result(), WITHIN_S) == expected(name), name
         for name in self.refused:
-            handle = self._client.handle(name, result_type=str)
+            handle = self.client.handle(name, result_type=str)
             try:
                 await handle.describe()
             except WorkflowNotFoundError:

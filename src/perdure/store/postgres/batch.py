@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final
 
@@ -70,8 +71,9 @@ async def write_batch(
 
 async def _leave_transaction(connection: Any) -> None:
     """Undo what failed half-way, so that the connection can be used again."""
-    if not connection.is_closed() and connection.is_in_transaction():
-        await connection.execute("ROLLBACK")
+    with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):  # if it is closed
+        if connection.is_in_transaction():
+            await connection.execute("ROLLBACK")
 
 
 async def _write_batch(

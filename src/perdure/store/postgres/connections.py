@@ -40,9 +40,7 @@ class Pool:
             None: for ever.
     """
 
-    def __init__(
-        self, dsn: str, size: int, statement_timeout_s: float | None = STATEMENT_TIMEOUT_S
-    ) -> None:
+    def __init__(self, dsn: str, size: int, statement_timeout_s: float | None) -> None:
         self._dsn, self._cache_size = without_own_options(dsn)
         self._size = size
         self._statement_timeout_s = statement_timeout_s

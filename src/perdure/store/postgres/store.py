@@ -48,7 +48,7 @@ class PostgresStore:
     def __init__(self, dsn: str) -> None:
         self._name = display_name(dsn)
         self._writer = Pool(dsn, 1, statement_timeout_s=None)  # see _in_time
-        self._readers = Pool(dsn, READERS_MAX)
+        self._readers = Pool(dsn, READERS_MAX, connections.STATEMENT_TIMEOUT_S)
         self._turn = asyncio.Lock()
         self._next_id = 0
         self._last_id = 0

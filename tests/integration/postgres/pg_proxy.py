@@ -1,0 +1,80 @@
+"""A way to PostgreSQL that breaks on purpose, at a place that the test names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+SOCKET = ".s.PGSQL.5432"
+
+
+class Proxy:
+    """Passes bytes on between clients and a server, each in a directory with its socket.
+
+    Attributes:
+        cuts: how many connections it broke.
+    """
+
+    def __init__(self, server: Path) -> None:
+        self._server = server
+        self._word = b""
+        self._with_answer = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed_for_s = 0.0
+        self._opens_at = 0.0
+        self.cuts = 0
+
+    def cut_at(self, word: str, *, after: bool, closed_for_s: float = 0.0) -> None:
+        """Break the next connection that sends this: before the server gets it, or after it has
+        done it, its answer swallowed. Then let nobody connect for a while."""
+        self._word, self._with_answer, self._closed_for_s = word.encode(), after, closed_for_s
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._opens_at:
+            writer.close()
+            return
+        there, back = await asyncio.open_unix_connection(str(self._server / SOCKET))
+        swallow = asyncio.Event()
+        answers = asyncio.create_task(self._answers(there, writer, swallow))
+        self._tasks.add(answers)
+        with suppress(ConnectionError):
+            while data := await reader.read(1 << 20):
+                if self._word and self._word in data:
+                    self._word = b""
+                    self.cuts += 1
+                    self._opens_at = loop.time() + self._closed_for_s
+                    if self._with_answer:
+                        swallow.set()
+                        back.write(data)
+                        await answers  # until the server has answered
+                    break
+                back.write(data)
+        answers.cancel()
+        writer.transport.abort()
+        back.transport.abort()
+
+    async def _answers(
+        self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, swallow: asyncio.Event
+    ) -> None:
+        with suppress(ConnectionError):
+            while data := await there.read(1 << 20):
+                if swallow.is_set():
+                    return
+                writer.write(data)
+        if not swallow.is_set():
+            writer.close()
+
+
+@asynccontextmanager
+async def proxy_of(server: Path, directory: Path) -> AsyncIterator[Proxy]:
+    """A proxy whose socket is in a directory of its own."""
+    proxy = Proxy(server)
+    listener = await asyncio.start_unix_server(proxy.serve, str(directory / SOCKET))
+    try:
+        yield proxy
+    finally:
+        listener.close()
