@@ -104,7 +104,9 @@ class Listening:
 
     def _on_notice(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         sender, _, notice = payload.partition(" ")
-        if sender != str(self.node):
+        is_mine = sender == str(self.node)
+        if notice == _ECHO:
+            if is_mine:
+                self._echoed.set()
+        elif not is_mine:
             self._hear(notice)
-        elif notice == _ECHO:
-            self._echoed.set()

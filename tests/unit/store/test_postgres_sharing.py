@@ -1,0 +1,425 @@
+"""What nodes that share a PostgreSQL database do for each other: two stores, one database."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import pytest
+from store_contract import closed, start, step
+
+from perdure.store.contract import NOBODY, OTHERS, THIS_NODE, MessageRow, NamespaceRow, TaskRow
+from perdure.store.postgres import PostgresStore, sharing
+from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
+from perdure.store.sharing import Awaited, Letter, Queue
+
+WITHIN_S = 20
+ORDERS: Queue = ("default", "orders", 1)
+LONG_NS = 3_600 * SECOND_NS
+
+
+@dataclass
+class Pair:
+    """Two stores, what each was told, and a way to look below."""
+
+    one: PostgresStore
+    two: PostgresStore
+    look: asyncpg.Connection
+    heard_by_one: asyncio.Queue[str]
+    heard_by_two: asyncio.Queue[str]
+
+    async def beat(self) -> None:
+        for store in (self.one, self.two):
+            await store.sharing.beat([], [])
+        await self.one.sharing.beat([], [])
+
+    async def age(self, table: str, column: str, by_ns: int, where: str = "true") -> None:
+        """Let time pass for some rows."""
+        await self.look.execute(
+            f"UPDATE perdure.{table} SET {column} = {column} - {by_ns} WHERE {where}"
+        )
+
+
+@pytest.fixture
+async def pair(postgres_dsn: str) -> AsyncIterator[Pair]:
+    one, two = PostgresStore(postgres_dsn), PostgresStore(postgres_dsn)
+    by_one: asyncio.Queue[str] = asyncio.Queue()
+    by_two: asyncio.Queue[str] = asyncio.Queue()
+    for store, notices in ((one, by_one), (two, by_two)):
+        store.sharing.listener = notices.put_nowait
+        await store.open()
+        await hears(notices, "")  # from now on all is heard
+    look = await asyncpg.connect(postgres_dsn)
+    yield Pair(one, two, look, by_one, by_two)
+    await look.close()
+    await one.close()
+    await two.close()
+
+
+async def hears(notices: asyncio.Queue[str], notice: str) -> None:
+    """Wait for a notice; those before it do not matter."""
+    async with asyncio.timeout(WITHIN_S):
+        while await notices.get() != notice:
+            pass
+
+
+def task(number: int, key: int, **changes: Any) -> TaskRow:
+    fields: dict[str, Any] = {
+        "id": number, "namespace": "default", "queue": "orders", "kind": 1, "key": key,
+        "scheduled_event_id": 2, "stamp": 1, "created_ns": 5,
+    }  # fmt: skip
+    return TaskRow(**(fields | changes))
+
+
+async def new_run(store: PostgresStore, **changes: Any) -> int:
+    """Start a run; `changes` are of the write."""
+    key = await store.allocate(1)
+    write = start(key)
+    for name, value in changes.items():
+        setattr(write, name, value)
+    assert await store.commit([[write]]) == []
+    return key
+
+
+async def waiting(store: PostgresStore, count: int, **changes: Any) -> list[TaskRow]:
+    """A run with so many waiting tasks."""
+    first = await store.allocate(count)
+    key = await store.allocate(1)
+    tasks = [task(first + n, key, **changes) for n in range(count)]
+    write = start(key)
+    write.put_tasks = tasks
+    assert await store.commit([[write]]) == []
+    return tasks
+
+
+def ids(rows: list[TaskRow]) -> list[int]:
+    return [row.id for row in rows]
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+async def test_a_task_is_leased_by_one_node(pair: Pair) -> None:
+    tasks = await waiting(pair.one, 5)
+    assert await pair.two.sharing.lease_tasks(ORDERS, 2) == tasks[:2]
+    assert await pair.one.sharing.lease_tasks(ORDERS, 2) == tasks[2:4]
+    assert await pair.two.sharing.lease_tasks(ORDERS, 10) == tasks[4:]
+    assert await pair.one.sharing.lease_tasks(ORDERS, 10) == []
+
+
+async def test_nodes_that_lease_at_once_get_different_tasks(pair: Pair) -> None:
+    tasks = await waiting(pair.one, 60)
+    stores = [pair.one, pair.two] * 10
+    leased = await asyncio.gather(*(s.sharing.lease_tasks(ORDERS, 3) for s in stores))
+    assert sorted(task_id for rows in leased for task_id in ids(rows)) == ids(tasks)
+
+
+async def test_tasks_are_leased_in_order_and_of_one_queue(pair: Pair) -> None:
+    [late] = await waiting(pair.one, 1, rank=9 << 48)
+    [early] = await waiting(pair.one, 1, rank=1 << 48)
+    others = ({"queue": "else"}, {"namespace": "else"}, {"kind": 2})
+    for changes in others:
+        await waiting(pair.one, 1, rank=0, **changes)
+    assert await pair.two.sharing.lease_tasks(ORDERS, 1) == [early]
+    assert await pair.two.sharing.lease_tasks(ORDERS, 9) == [late]
+
+
+async def test_a_lease_runs_out(pair: Pair) -> None:
+    tasks = await waiting(pair.one, 1)
+    assert await pair.one.sharing.lease_tasks(ORDERS, 9) == tasks
+    await pair.age("tasks", "leased_until_ns", sharing.TASK_LEASE_NS - SECOND_NS)
+    assert await pair.two.sharing.lease_tasks(ORDERS, 9) == []
+    await pair.age("tasks", "leased_until_ns", SECOND_NS)
+    assert await pair.two.sharing.lease_tasks(ORDERS, 9) == tasks
+
+
+async def test_a_lease_that_is_given_up_is_told(pair: Pair) -> None:
+    await pair.beat()
+    tasks = await waiting(pair.one, 2)
+    assert await pair.one.sharing.lease_tasks(ORDERS, 9) == tasks
+    await pair.one.sharing.release_tasks([tasks[1].id])
+    await hears(pair.heard_by_two, 'tasks [["default","orders",1]]')
+    assert await pair.two.sharing.lease_tasks(ORDERS, 9) == tasks[1:]
+
+
+async def test_tasks_of_runs_that_are_gone_are_dropped_and_no_others(pair: Pair) -> None:
+    [kept] = await waiting(pair.one, 1)
+    [gone] = await waiting(pair.one, 1)
+    assert await pair.one.delete(gone.key)
+    await pair.two.sharing.drop_tasks([kept.id, gone.id])
+    assert await pair.one.sharing.lease_tasks(ORDERS, 9) == [kept]
+
+
+async def test_a_commit_with_tasks_is_told_to_company_only(pair: Pair) -> None:
+    await waiting(pair.one, 1)  # before any beat nobody is known
+    await pair.beat()
+    await waiting(pair.one, 1, queue="second")
+    assert await asyncio.wait_for(_first_of_tasks(pair.heard_by_two), WITHIN_S) == (
+        'tasks [["default","second",1]]'
+    )
+
+
+async def _first_of_tasks(notices: asyncio.Queue[str]) -> str:
+    while True:
+        notice = await notices.get()
+        if notice.startswith("tasks"):
+            return notice
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+async def test_versions_of_runs(pair: Pair) -> None:
+    key = await new_run(pair.one)
+    await pair.one.commit([[step(key, 1)]])
+    assert await pair.two.sharing.versions([key, key + 10**9]) == {key: 2}
+
+
+async def test_who_watches_any_commit_is_told_once(pair: Pair) -> None:
+    key = await new_run(pair.one)
+    assert await pair.two.sharing.watch([(key, Awaited.ANY), (7, Awaited.ANY)]) == {key: 1}
+    await pair.one.commit([[step(key, 1)]])
+    await hears(pair.heard_by_two, f"awaited {key}")
+    await pair.one.commit([[step(key, 2)]])
+    await pair.one.sharing.tell("end")
+    assert await pair.heard_by_two.get() == "end"
+
+
+async def test_who_watches_the_close_hears_of_nothing_else(pair: Pair) -> None:
+    key = await new_run(pair.one)
+    assert await pair.two.sharing.watch([(key, Awaited.CLOSE)]) == {key: 1}
+    await pair.one.commit([[step(key, 1)]])
+    await pair.one.sharing.tell("so far")
+    assert await pair.heard_by_two.get() == "so far"
+    await pair.one.commit([[step(key, 2, record=closed(key))]])
+    assert await pair.heard_by_two.get() == f"awaited {key}"
+
+
+async def test_a_watch_for_all_is_not_weakened_by_one_for_the_close(pair: Pair) -> None:
+    key = await new_run(pair.one)
+    await pair.two.sharing.watch([(key, Awaited.ANY)])
+    assert await pair.two.sharing.watch([(key, Awaited.CLOSE)]) == {key: 1}
+    await pair.one.commit([[step(key, 1)]])
+    await hears(pair.heard_by_two, f"awaited {key}")
+
+
+async def test_a_due_alarm_is_rung_by_one_node_and_rings_again_for_others(pair: Pair) -> None:
+    late = await new_run(pair.one, wake_at_ns=200)
+    early = await new_run(pair.one, wake_at_ns=100)
+    await new_run(pair.one)
+    await new_run(pair.one, wake_at_ns=301)
+    assert await pair.one.sharing.lease_due(300, 1) == [early]
+    assert await pair.two.sharing.lease_due(300, 9) == [late]
+    assert await pair.one.sharing.lease_due(300, 9) == []
+    again_ns = 300 + sharing.ALARM_LEASE_NS
+    assert sorted(await pair.two.sharing.lease_due(again_ns, 3))[:2] == [late, early]
+
+
+# -- messages and letters --------------------------------------------------------------------------
+
+
+async def test_a_message_is_delivered_by_one_node(pair: Pair) -> None:
+    first = await pair.one.allocate(3)
+    rows = [MessageRow(first + n, 1, b"m%d" % n) for n in range(3)]
+    await new_run(pair.one, put_messages=rows)
+    assert await pair.two.sharing.lease_messages(9) == []  # the writer delivers them
+    await pair.age("messages", "leased_until_ns", sharing.MESSAGE_LEASE_NS)
+    assert (await pair.two.sharing.beat([], [])).messages
+    assert await pair.two.sharing.lease_messages(2) == rows[:2]
+    assert await pair.one.sharing.lease_messages(9) == rows[2:]
+    assert not (await pair.two.sharing.beat([], [])).messages
+
+
+async def test_letters_are_taken_once_in_order_and_by_address(pair: Pair) -> None:
+    for number in range(3):
+        await pair.one.sharing.post(Letter("two", b"%d" % number))
+    await pair.one.sharing.post(Letter("three", b"else"))
+    await hears(pair.heard_by_two, "letter three")
+    assert (await pair.two.sharing.beat([], ["nobody", "two"])).letters
+    taken = await pair.two.sharing.collect(["two", "nobody"], 2)
+    assert taken == [Letter("two", b"0"), Letter("two", b"1")]
+    assert await pair.one.sharing.collect(["two"], 9) == [Letter("two", b"2")]
+    assert await pair.two.sharing.collect(["two"], 9) == []
+    assert not (await pair.two.sharing.beat([], ["nobody", "two"])).letters
+    assert (await pair.two.sharing.beat([], ["three"])).letters
+
+
+async def test_a_letter_is_taken_back_or_taken(pair: Pair) -> None:
+    first = await pair.one.sharing.post(Letter("two", b"first"))
+    second = await pair.one.sharing.post(Letter("two", b"second"))
+    assert await pair.one.sharing.take_back_letter(first)
+    assert await pair.two.sharing.collect(["two"], 9) == [Letter("two", b"second")]
+    assert not await pair.one.sharing.take_back_letter(second)
+    assert not await pair.one.sharing.take_back_letter(first)
+
+
+async def test_letters_that_nobody_takes_are_swept(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pair.one.sharing.post(Letter("gone", b"old"))
+    await pair.age("letters", "created_ns", sharing.LETTER_LIVES_NS + SECOND_NS)
+    await pair.one.sharing.post(Letter("gone", b"new"))
+    monkeypatch.setattr(sharing, "_SWEEP_EVERY", 1)
+    await pair.two.sharing.beat([], [])
+    assert await pair.two.sharing.collect(["gone"], 9) == [Letter("gone", b"new")]
+
+
+async def test_tasks_of_closed_runs_are_swept_unless_leased(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [leased] = await waiting(pair.one, 1)
+    assert await pair.one.sharing.lease_tasks(ORDERS, 1) == [leased]
+    [of_closed], [of_deleted], [of_open] = [await waiting(pair.one, 1) for _ in range(3)]
+    for row in (leased, of_closed):
+        await pair.one.commit([[step(row.key, 1, record=closed(row.key))]])
+    assert await pair.one.delete(of_deleted.key)
+    monkeypatch.setattr(sharing, "_SWEEP_EVERY", 1)
+    await pair.two.sharing.beat([], [])
+    found = await pair.look.fetch("SELECT id FROM perdure.tasks ORDER BY id")
+    assert [row[0] for row in found] == sorted([leased.id, of_open.id])
+
+
+# -- rates -----------------------------------------------------------------------------------------
+
+
+async def test_a_rate_holds_over_both_nodes(pair: Pair) -> None:
+    stores = [pair.one, pair.two] * 10
+    calls = (s.sharing.permits("orders", 0.001, 7, 2) for s in stores)
+    assert sum(await asyncio.gather(*calls)) == 7
+    assert await pair.one.sharing.permits("other", 0.001, 7, 9) == 7
+
+
+async def test_a_rate_gives_anew_as_time_passes(pair: Pair) -> None:
+    assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2
+    assert await pair.two.sharing.permits("orders", 0.001, 2, 5) == 0
+    await pair.age("rates", "due_ns", 1_000 * SECOND_NS)
+    assert await pair.two.sharing.permits("orders", 0.001, 2, 5) == 1
+    await pair.age("rates", "due_ns", 10 * 1_000 * SECOND_NS)
+    assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2  # never more than a burst
+
+
+# -- signs of life ---------------------------------------------------------------------------------
+
+
+async def test_a_node_hears_who_lives(pair: Pair) -> None:
+    alone = await pair.one.sharing.beat([], [])
+    assert alone.nodes == {pair.one.node}
+    assert not pair.one.sharing.has_company
+    both = await pair.two.sharing.beat([], [])
+    assert both.nodes == {pair.one.node, pair.two.node}
+    assert pair.two.sharing.has_company
+    assert both.died == frozenset()
+    assert alone.now_ns <= both.now_ns <= alone.now_ns + LONG_NS
+    assert both.newer_schema == 0
+
+
+async def test_a_silent_node_is_buried_by_one_other(pair: Pair) -> None:
+    await pair.two.sharing.beat([], [])
+    await pair.age("nodes", "seen_ns", SILENT_NODE_LIVES_NS + SECOND_NS)
+    found = await pair.one.sharing.beat([], [])
+    assert (found.died, found.nodes) == ({pair.two.node}, {pair.one.node})
+    assert (await pair.one.sharing.beat([], [])).died == frozenset()  # the funeral goes on
+    await pair.age("nodes", "taken_until_ns", sharing.FUNERAL_NS + SECOND_NS, "taken_until_ns > 0")
+    assert (await pair.one.sharing.beat([], [])).died == {pair.two.node}  # who took it died, too
+    await pair.one.sharing.bury([pair.two.node])
+    await pair.age("nodes", "taken_until_ns", LONG_NS)
+    assert (await pair.one.sharing.beat([], [])).died == frozenset()
+
+
+async def test_a_node_that_was_silent_lives_again(pair: Pair) -> None:
+    await pair.two.sharing.beat([], [])
+    await pair.age("nodes", "seen_ns", SILENT_NODE_LIVES_NS + SECOND_NS)
+    await pair.two.sharing.beat([], [])
+    found = await pair.one.sharing.beat([], [])
+    assert (found.died, found.nodes) == (frozenset(), {pair.one.node, pair.two.node})
+
+
+async def test_a_node_that_leaves_is_gone_at_once(pair: Pair) -> None:
+    await pair.beat()
+    await pair.two.sharing.bury([pair.two.node])
+    assert (await pair.one.sharing.beat([], [])).nodes == {pair.one.node}
+    assert not pair.one.sharing.has_company
+
+
+async def test_a_beat_tells_which_queues_have_free_tasks(pair: Pair) -> None:
+    await waiting(pair.one, 1)
+    empty, other = ("default", "empty", 1), ("default", "orders", 2)
+    asked = [empty, ORDERS, other]
+    assert (await pair.two.sharing.beat(asked, [])).queues == (ORDERS,)
+    assert await pair.one.sharing.lease_tasks(ORDERS, 1)
+    assert (await pair.two.sharing.beat(asked, [])).queues == ()
+
+
+async def test_a_beat_tells_of_changed_namespaces_and_newer_schemas(pair: Pair) -> None:
+    before = await pair.one.sharing.beat([], [])
+    assert await pair.two.put_namespace(NamespaceRow("sales", "id", b"body"))
+    await hears(pair.heard_by_one, "namespaces")
+    changed = await pair.one.sharing.beat([], [])
+    assert changed.namespaces != before.namespaces
+    assert await pair.two.put_namespace(NamespaceRow("sales", "id", b"other"), b"body")
+    assert (await pair.one.sharing.beat([], [])).namespaces not in (
+        before.namespaces, changed.namespaces,
+    )  # fmt: skip
+
+
+async def test_orphans_are_open_runs_of_workers_that_died_with_their_node(pair: Pair) -> None:
+    await pair.beat()
+    mine = await new_run(pair.one, in_flight=THIS_NODE)
+    of_two = await new_run(pair.two, in_flight=THIS_NODE)
+    ended = await new_run(pair.two, in_flight=THIS_NODE)
+    await pair.two.commit([[step(ended, 1, record=closed(ended), in_flight=THIS_NODE)]])
+    await new_run(pair.two, in_flight=NOBODY)
+    assert await pair.one.sharing.orphans() == []
+    await pair.two.sharing.bury([pair.two.node])
+    assert await pair.one.sharing.orphans() == [of_two]
+    assert await pair.one.in_flight() == [of_two]
+    await pair.one.commit([[step(of_two, 1, in_flight=NOBODY)]])
+    assert await pair.one.sharing.orphans() == []
+    assert (await pair.one.sharing.versions([mine])) == {mine: 1}
+
+
+async def test_a_run_that_workers_of_two_nodes_hold_is_looked_at_when_any_node_dies(
+    pair: Pair,
+) -> None:
+    await pair.beat()
+    key = await new_run(pair.one, in_flight=THIS_NODE)
+    await pair.two.commit([[step(key, 1, in_flight=THIS_NODE)]])
+    assert await pair.one.sharing.orphans() == [key]
+    await pair.two.commit([[step(key, 2, in_flight=NOBODY)]])
+    await pair.two.commit([[step(key, 3, in_flight=THIS_NODE)]])
+    await pair.one.commit([[step(key, 4, in_flight=OTHERS)]])  # still held by those of two
+    assert await pair.one.sharing.orphans() == []
+    await pair.two.sharing.bury([pair.two.node])
+    assert await pair.one.sharing.orphans() == [key]
+
+
+# -- notices ---------------------------------------------------------------------------------------
+
+
+async def test_a_notice_reaches_the_others_and_not_its_sender(pair: Pair) -> None:
+    await pair.one.sharing.tell("retired []")
+    await hears(pair.heard_by_two, "retired []")
+    await pair.two.sharing.tell("hello")
+    assert await pair.heard_by_one.get() == "hello"
+
+
+async def test_who_could_not_hear_for_a_while_is_told_so(pair: Pair) -> None:
+    await pair.one.sharing.tell("first")
+    await hears(pair.heard_by_two, "first")
+    await pair.look.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+    )
+    await hears(pair.heard_by_two, "")
+    await pair.one.sharing.tell("second")
+    await hears(pair.heard_by_two, "second")
+
+
+def test_a_notice_has_room_for_many_queues_or_names_none() -> None:
+    few = sharing.notice_of([ORDERS, ("default", "a", 1)])
+    assert few == 'tasks [["default","a",1],["default","orders",1]]'
+    many = {("default", f"queue-{n}" * 20, 1) for n in range(100)}
+    assert sharing.notice_of(many) == "tasks []"
