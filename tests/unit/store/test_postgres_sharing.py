@@ -321,7 +321,8 @@ async def test_a_silent_node_is_buried_by_one_other(pair: Pair) -> None:
     await pair.age("nodes", "seen_ns", SILENT_NODE_LIVES_NS + SECOND_NS)
     found = await pair.one.sharing.beat([], [])
     assert (found.died, found.nodes) == ({pair.two.node}, {pair.one.node})
-    assert (await pair.one.sharing.beat([], [])).died == frozenset()  # the funeral goes on
+    during = await pair.one.sharing.beat([], [])  # the funeral goes on
+    assert (during.died, during.nodes) == (frozenset(), {pair.one.node})
     await pair.age("nodes", "taken_until_ns", sharing.FUNERAL_NS + SECOND_NS, "taken_until_ns > 0")
     assert (await pair.one.sharing.beat([], [])).died == {pair.two.node}  # who took it died, too
     await pair.one.sharing.bury([pair.two.node])
