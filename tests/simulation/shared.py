@@ -297,10 +297,10 @@ class FakeSharing:
     async def _do(self, work: Callable[[], Awaitable[T]]) -> T:
         return await self._store.journey(work)
 
-    async def versions(self, keys: Sequence[int]) -> dict[int, int]:
-        async def work() -> dict[int, int]:
-            found = [(key, await self._database.inner.load(key)) for key in keys]
-            return {key: loaded.version for key, loaded in found if loaded is not None}
+    async def version(self, key: int) -> int | None:
+        async def work() -> int | None:
+            loaded = await self._database.inner.load(key)
+            return None if loaded is None else loaded.version
 
         return await self._do(work)
 

@@ -417,7 +417,7 @@ class Dispatcher:
                 rows += await self._store.sharing.lease_tasks(
                     queue.key, self._settings.backlog_window
                 )
-        for row in rows:
+        for row in {row.id: row for row in rows}.values():
             try:
                 entry = await self._executions.entry(row.key)
             except NotFound:

@@ -118,7 +118,11 @@ class Executions:
             entry = self.cached(key)
             if entry is not None and not await self._is_present(entry):
                 continue
-            entry = entry or await self._load(key)
+            if entry is None:
+                is_old = key in self._loading and self._sharing is not None
+                entry = await self._load(key)
+                if is_old:  # it began before this call, and may have read what was true then
+                    continue
             if entry is None:
                 raise NotFound("workflow execution not found")
             if not entry.dropped:  # by a commit that was lost before this caller's turn came
@@ -134,12 +138,12 @@ class Executions:
             return True
         key, version = entry.run.key, entry.run.state.version
         try:
-            versions = await self._sharing.versions([key])
+            stored = await self._sharing.version(key)
         except StoreError as error:
             raise Unavailable(f"The database cannot be read: {error}") from error
         if entry.unit is not None or entry.run.state.version > version:
             return True  # changed by this node meanwhile
-        if versions.get(key) == version:
+        if stored == version:
             return True
         self.drop(entry)
         return False

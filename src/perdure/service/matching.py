@@ -57,13 +57,12 @@ class Matching:
         self.arrived: Callable[[TaskQueue], None] = lambda _: None  # one that had no workers
 
     async def open(self) -> None:
-        """Read the first window of every queue that has waiting tasks."""
-        if self._sharing is not None:
-            return  # they are leased when somebody polls
+        """Look at every queue that has waiting tasks, and read its first window."""
         for queue, backlogs in self._queues_of(await self._store.backlogs()):
             queue.rows.forget()  # tasks taken back just now are not the oldest
             queue.ranking.restore(backlogs)
-            await self._load(queue)
+            if not isinstance(queue.rows, LeasedWindow):  # else when somebody polls
+                await self._load(queue)
 
     def close(self, reason: StoreError | None = None) -> None:
         """Answer every parked poll empty, and refuse later ones."""
@@ -94,18 +93,32 @@ class Matching:
             if len(self._queues) >= self._purge_at:
                 self._purge()
             key = QueueKey(namespace, name, kind)
-            size = self._settings.backlog_window
             if self._sharing is None:
-                found = TaskQueue(key, Window(size))
+                found = TaskQueue(key, self._window())
             else:
                 limit = partial(SharedRate, is_shared=self._has_company)
-                found = TaskQueue(key, LeasedWindow(size), limit)
+                found = TaskQueue(key, self._window(), limit)
             self._queues[key] = found
             self.configure(found)
         return found
 
     def _has_company(self) -> bool:
         return self._sharing is not None and self._sharing.has_company
+
+    def _window(self) -> Window:
+        """A new view on a queue's rows. With other nodes about, a row has to be leased first."""
+        size = self._settings.backlog_window
+        made = LeasedWindow(size) if self._has_company() else Window(size)
+        if self._sharing is not None:
+            made.forget()  # there may be rows that this node did not write
+        return made
+
+    def company_changed(self) -> None:
+        """Other nodes came, or the last one left: look at what waits in the way that is right."""
+        for queue in self._queues.values():
+            queue.rows = self._window()
+            queue.rank_again_ns = 0
+            self.pump(queue)
 
     def configure_again(self) -> None:
         """What is set for queues may have changed."""
@@ -204,6 +217,7 @@ class Matching:
         queue = self.queue(row.namespace, row.queue, row.kind)
         queue.rows.add(row)
         if self._has_company() and self._clock.now_ns() >= queue.rank_again_ns:
+            queue.rank_again_ns = NEVER_NS
             self._spawn(self._rank_again(queue))
         if queue.polls:
             self.pump(queue)
@@ -222,6 +236,7 @@ class Matching:
             self.claim(queue, row)
         if queue.polls and not queue.rows:
             if queue.rows.more and not queue.rows.loading:
+                queue.rows.loading = True
                 self._spawn(self._load_and_pump(queue))
             elif not queue.rows.more and not queue.claiming:
                 queue.ranking.reset()
@@ -269,7 +284,6 @@ class Matching:
     async def _rank_again(self, queue: TaskQueue) -> None:
         """Go on from what all nodes together let wait; not more often than it is worth."""
         asked_ns = self._clock.now_ns()
-        queue.rank_again_ns = NEVER_NS
         try:
             queue.ranking.restore(await self._store.backlogs(*queue.key))
         except StoreError as error:
@@ -323,9 +337,10 @@ class Matching:
         window, limit = queue.rows, self._settings.backlog_window
         window.loading = True
         try:
-            if self._sharing is None:
+            if not isinstance(window, LeasedWindow):
                 found = await self._store.tasks(*queue.key, window.last, limit)
             else:
+                assert self._sharing is not None
                 limit = min(limit, max(1, len(queue.polls) - queue.claiming))
                 found = await self._sharing.lease_tasks(queue.key, limit)
         except StoreError:

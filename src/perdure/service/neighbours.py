@@ -136,7 +136,10 @@ class Neighbours:
     async def _beat(self) -> None:
         matching = self._node.matching
         sent_ns = self._node.clock.now_ns()
+        had_company = self.has_company
         beat = await self._sharing.beat(matching.polled(), self.relay.addresses)
+        if self.has_company != had_company:
+            matching.company_changed()
         self._follow_clock(beat, sent_ns)
         self._notice_schema(beat.newer_schema)
         for queue in beat.queues:

@@ -96,8 +96,8 @@ class Sharing(Protocol):
     @property
     def deaf(self) -> bool: ...
 
-    async def versions(self, keys: Sequence[int]) -> dict[int, int]:
-        """The versions of those runs that exist."""
+    async def version(self, key: int) -> int | None:
+        """The version of a run, if it exists."""
 
     async def watch(self, awaited: Sequence[tuple[int, Awaited]]) -> dict[int, int]:
         """Ask to be told, once, of a commit; the runs' versions as of now."""

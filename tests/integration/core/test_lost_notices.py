@@ -1,4 +1,4 @@
-"""Two nodes, one of which is never told anything: it finds out by what it reads."""
+"""Two nodes, one of which is not told what the other does: it finds out by what it reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
+    DescribeWorkflowExecutionResponse,
     QueryWorkflowRequest,
     QueryWorkflowResponse,
     RespondQueryTaskCompletedRequest,
+    SignalWorkflowExecutionRequest,
 )
 
 from perdure.service.queries import ANSWERED
+from perdure.store.contract import Loaded
 from perdure.store.postgres import PostgresStore
 
 
@@ -48,6 +51,12 @@ def ask(node: Harness) -> asyncio.Task[QueryWorkflowResponse]:
     return asyncio.create_task(node.service.query_workflow(request))
 
 
+def describe(node: Harness) -> asyncio.Task[DescribeWorkflowExecutionResponse]:
+    request = DescribeWorkflowExecutionRequest(namespace="default")
+    request.execution.workflow_id = "wf"
+    return asyncio.create_task(node.service.describe_workflow_execution(request))
+
+
 async def test_a_query_that_waits_hears_of_a_change_that_another_call_came_upon(
     two: tuple[Harness, Harness],
 ) -> None:
@@ -63,12 +72,37 @@ async def test_a_query_that_waits_hears_of_a_change_that_another_call_came_upon(
     assert not query.done()
     # The run has no task any more that the query could ride on. Who looks at the run finds that
     # out, and with that the query is told, for memory is not behind the store any longer.
-    look = DescribeWorkflowExecutionRequest(namespace="default")
-    look.execution.workflow_id = "wf"
-    await deaf.service.describe_workflow_execution(look)
+    await describe(deaf)
     asked = await poll
     assert asked.query.query_type == "state"
     await deaf.service.respond_query_task_completed(
         RespondQueryTaskCompletedRequest(task_token=asked.task_token, completed_type=ANSWERED)
     )
     await query
+
+
+async def test_who_asks_while_a_run_is_being_read_sees_what_was_true_when_he_asked(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, other = two
+    await other.start()
+    has_read, may_go_on = asyncio.Event(), asyncio.Event()
+    load = reader.store.load
+
+    async def slow(key: int) -> Loaded | None:
+        found = await load(key)
+        has_read.set()
+        await may_go_on.wait()
+        return found
+
+    monkeypatch.setattr(reader.store, "load", slow)
+    early = describe(reader)
+    await has_read.wait()
+    signal = SignalWorkflowExecutionRequest(namespace="default", signal_name="s")
+    signal.workflow_execution.workflow_id = "wf"
+    await other.service.signal_workflow_execution(signal)
+    late = describe(reader)
+    await settle()
+    may_go_on.set()
+    assert (await early).workflow_execution_info.history_length == 2
+    assert (await late).workflow_execution_info.history_length == 3

@@ -303,3 +303,38 @@ async def test_each_node_shows_the_polls_and_workers_of_both(
             await service.describe_worker(
                 DescribeWorkerRequest(namespace="default", worker_instance_key="d")
             )
+
+
+async def test_what_waited_at_a_node_alone_is_taken_by_one_that_joins(
+    postgres_dsn: str, stack: AsyncExitStack
+) -> None:
+    CALLS.clear()
+    async with perdure.connect(postgres_dsn) as first:
+        handles = [await first.start(chain, f"w{n}", 2, id=f"w{n}") for n in range(20)]
+        async with (
+            perdure.connect(postgres_dsn) as second,
+            second.worker(workflows=WORKFLOWS, activities=[note]),
+        ):
+            assert await asyncio.gather(*(h.result() for h in handles)) == [2] * 20
+        # the second has left: the first is alone again, and looks at what others left behind
+        late = [await first.start(chain, f"x{n}", 2, id=f"x{n}") for n in range(20)]
+        async with first.worker(workflows=WORKFLOWS, activities=[note]):
+            assert await asyncio.gather(*(h.result() for h in late)) == [2] * 20
+    assert set(CALLS.values()) == {1}
+
+
+async def test_what_an_earlier_process_left_waiting_is_found(
+    postgres_dsn: str,
+) -> None:
+    CALLS.clear()
+    async with perdure.connect(postgres_dsn) as client:
+        before = [await client.start(chain, f"b{n:02}", 1, id=f"b{n}") for n in range(10)]
+    async with perdure.connect(postgres_dsn) as client:
+        after = [await client.start(chain, f"c{n:02}", 1, id=f"c{n}") for n in range(10)]
+        handles = [client.handle(h.id) for h in (*before, *after)]
+        async with client.worker(
+            workflows=WORKFLOWS, activities=[note], max_concurrent_workflow_tasks=1
+        ):
+            await asyncio.gather(*(h.result() for h in handles))
+    assert set(CALLS.values()) == {1}
+    assert len(CALLS) == 20

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from perdure.store.contract import MessageRow, TaskRow
+from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.leases import (
     ALARM_LEASE_NS,
     FUNERAL_NS,
@@ -36,6 +37,7 @@ class PostgresSharing:
     def __init__(self, dsn: str, name: str, run: Callable[..., Awaitable[list[Any]]]) -> None:
         self._name = name
         self._run = run
+        self._versions = Gathering(self._look_up_versions)
         self._listening = Listening(dsn, self._heard, self.tell)
         self._beats = 0
         self.node = 0
@@ -59,9 +61,12 @@ class PostgresSharing:
     def _heard(self, notice: str) -> None:
         self.listener(notice)
 
-    async def versions(self, keys: Sequence[int]) -> dict[int, int]:
-        """The versions of those runs that exist."""
-        return {row[0]: row[1] for row in await self._run(SQL["versions"], list(keys))}
+    async def version(self, key: int) -> int | None:
+        """The version of a run, if it exists."""
+        return await self._versions.get(key)
+
+    async def _look_up_versions(self, keys: list[int]) -> dict[int, int]:
+        return {row[0]: row[1] for row in await self._run(SQL["versions"], keys)}
 
     async def watch(self, awaited: Sequence[tuple[int, Awaited]]) -> dict[int, int]:
         """Ask to be told, once, of a commit; the runs' versions as of now."""

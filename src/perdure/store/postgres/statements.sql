@@ -50,18 +50,22 @@ SELECT nextval('perdure.ids');
 SELECT key FROM perdure.runs WHERE namespace = $1 AND run_id = $2 AND workflow_id = $3;
 
 -- name: find_current
--- The open one, else the one that started last.
-SELECT key FROM (
+-- Of each the open one, else the one that started last.
+SELECT u.namespace, u.workflow_id, f.key
+FROM unnest($1::text[], $2::text[]) AS u (namespace, workflow_id)
+CROSS JOIN LATERAL (
     (
-        SELECT key, 0 AS place FROM perdure.runs
-        WHERE namespace = $1 AND workflow_id = $2 AND close_ns = 0
+        SELECT key, 0 AS place FROM perdure.runs AS r
+        WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id AND close_ns = 0
     )
     UNION ALL
     (
-        SELECT key, 1 AS place FROM perdure.runs WHERE namespace = $1 AND workflow_id = $2
+        SELECT key, 1 AS place FROM perdure.runs AS r
+        WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id
         ORDER BY start_ns DESC, key DESC LIMIT 1
     )
-) AS found ORDER BY place LIMIT 1;
+    ORDER BY place LIMIT 1
+) AS f;
 
 -- name: load
 -- One snapshot of everything, in one answer.

@@ -28,6 +28,7 @@ from perdure.store.postgres import connections, reads, render, schema
 from perdure.store.postgres.batch import write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
+from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.sharing import PostgresSharing, notice_of
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Query
@@ -52,6 +53,7 @@ class PostgresStore:
         self._turn = asyncio.Lock()
         self._next_id = 0
         self._last_id = 0
+        self._current = Gathering(self._find_current)
         self._sharing = PostgresSharing(dsn, self.name, self._read)
 
     # ---- life ----
@@ -176,9 +178,13 @@ class PostgresStore:
         """The key of a run; without `run_id` the open one, else the one that started last."""
         if run_id:
             rows = await self._read(SQL["find_run"], namespace, run_id, workflow_id)
-        else:
-            rows = await self._read(SQL["find_current"], namespace, workflow_id)
-        return rows[0][0] if rows else None
+            return rows[0][0] if rows else None
+        return await self._current.get((namespace, workflow_id))
+
+    async def _find_current(self, wanted: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        columns = [list(column) for column in zip(*wanted, strict=True)]
+        rows = await self._read(SQL["find_current"], *columns)
+        return {(row[0], row[1]): row[2] for row in rows}
 
     async def load(self, key: int) -> Loaded | None:
         """All of one run but its history."""
