@@ -32,6 +32,7 @@ from perdure.store.postgres.leases import (
     ALARM_LEASE_NS,
     FUNERAL_NS,
     MESSAGE_LEASE_NS,
+    OVERDUE_NS,
     SECOND_NS,
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
@@ -426,6 +427,7 @@ class FakeSharing:
                 queues=tuple([queue for queue in queues if await self._waits(queue)]),
                 letters=any(letter.address in addresses for letter in database.letters.values()),
                 messages=await self._messages_wait(),
+                overdue=bool(await self._store.session.due(now_ns - OVERDUE_NS, 1)),
                 namespaces=_digest(await database.inner.namespaces()),
             )
 

@@ -32,6 +32,7 @@ class Alarms:
         self._settings = settings
         self._alarm: Alarm | None = None
         self._at_ns = 0  # what the alarm is set for; 0: none
+        self._noted_ns = 0  # the earliest that was noted while runs were being rung
         self._ringing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -48,6 +49,9 @@ class Alarms:
 
     def note(self, wake_at_ns: int) -> None:
         """A run wants to be rung at that time, and that is committed."""
+        if self._ringing is not None:  # it may be too late for what the store is asked then
+            self._noted_ns = min(self._noted_ns or wake_at_ns, wake_at_ns)
+            return
         if self._closed or (self._at_ns and self._at_ns <= wake_at_ns):
             return
         if self._alarm is not None:
@@ -65,7 +69,7 @@ class Alarms:
     async def _ring(self) -> None:
         """Ring everything due, then set the timer anew."""
         settings, clock = self._settings, self._clock
-        next_ns = 0
+        next_ns = self._noted_ns = 0
         try:
             while not self._closed:
                 due = await self._take_due(clock.now_ns(), settings.alarm_batch)
@@ -82,8 +86,9 @@ class Alarms:
         finally:
             self._ringing = None
             self._at_ns = 0
-        if next_ns:
-            self.note(next_ns)
+        for wake_at_ns in (next_ns, self._noted_ns):
+            if wake_at_ns:
+                self.note(wake_at_ns)
 
     async def _take_due(self, until_ns: int, limit: int) -> list[int]:
         """The runs to ring; of several nodes each gets others."""

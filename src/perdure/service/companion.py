@@ -80,6 +80,7 @@ class RunCompanion:
         attempt: the attempt of the run's present workflow task; 0 without one.
         emptied: called with the companion when nothing waits any more.
         queries_max: how many queries may wait for one workflow task.
+        holder: what the tokens of tasks say that carry something of here; see `tokens`.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class RunCompanion:
         attempt: Callable[[], int],
         emptied: Callable[[RunCompanion], None],
         queries_max: int,
+        holder: int = 0,
     ) -> None:
         self._queries_max = queries_max
+        self._holder = holder
         self._wake = wake
         self._attempt = attempt
         self._emptied = emptied
@@ -213,7 +216,7 @@ class RunCompanion:
     def on_task_applied(self, request: RespondWorkflowTaskCompletedRequest) -> None:
         """An answer was taken in: what it settles is not sent again while its commit is open."""
         self._applied = request
-        stamp = _stamp(request.task_token)
+        stamp, results = self._read(request)
         if not request.force_create_new_workflow_task:
             for update in self._updates.values():
                 if update.sent_with == stamp:  # with no message about it, it will be rejected
@@ -222,10 +225,29 @@ class RunCompanion:
             answered = self._updates.get(message.protocol_instance_id)
             if answered is not None:
                 answered.answered_by = stamp
-        for query_id in request.query_results:
+        for query_id in results:
             waiting = self._queries.get(query_id)
             if waiting is not None:
                 waiting.answered_by = stamp
+
+    def _read(
+        self, request: RespondWorkflowTaskCompletedRequest
+    ) -> tuple[int, Mapping[str, WorkflowQueryResult]]:
+        """The stamp of the task that is answered, and the answers to queries of here.
+
+        What another node handed out carried nothing of here, even if this node had tried to hand
+        out the same task; and there, too, a query may be called q1.
+        """
+        token = tokens.decode(request.task_token, tokens.WORKFLOW)
+        if token.node == self._holder:
+            return token.stamp, request.query_results
+        for waiting in self._queries.values():
+            if waiting.sent_with == token.stamp:
+                waiting.sent_with = NOT_SENT
+        for update in self._updates.values():
+            if update.sent_with == token.stamp:
+                update.sent_with = NOT_SENT
+        return token.stamp, {}
 
     def take_answer(self) -> RespondWorkflowTaskCompletedRequest | None:
         """The answer that was taken in by the open transition, once."""
@@ -249,16 +271,16 @@ class RunCompanion:
 
         The run's next task may have been started already, and carry what came while this one ran.
         """
-        stamp = _stamp(request.task_token)
+        stamp, results = self._read(request)
         self._settle(stamp)
-        self._answer_queries(request, stamp)
+        self._answer_queries(results, stamp)
         if not request.force_create_new_workflow_task:  # a heartbeat: the worker is still at it
             self._reject_unanswered({m.protocol_instance_id for m in request.messages}, stamp)
         self._wake_for_updates()
         self._check_empty()
 
-    def _answer_queries(self, request: RespondWorkflowTaskCompletedRequest, stamp: int) -> None:
-        for query_id, result in request.query_results.items():
+    def _answer_queries(self, results: Mapping[str, WorkflowQueryResult], stamp: int) -> None:
+        for query_id, result in results.items():
             waiting = self._queries.pop(query_id, None)
             if waiting is not None and not waiting.answer.done():
                 waiting.answer.set_result(result)
@@ -370,11 +392,19 @@ def _discard(waiters: list[asyncio.Future[None]], waiter: asyncio.Future[None]) 
 
 
 class Companions:
-    """All companions of a node; a run has one only while something waits for it."""
+    """All companions of a node; a run has one only while something waits for it.
 
-    def __init__(self, executions: Executions, queries_max: int) -> None:
+    Args:
+        executions: the runs.
+        queries_max, holder: see `RunCompanion`.
+    """
+
+    def __init__(
+        self, executions: Executions, queries_max: int, holder: Callable[[], int] = lambda: 0
+    ) -> None:
         self._executions = executions
         self._queries_max = queries_max
+        self._holder = holder
         self._made: dict[int, RunCompanion] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -387,6 +417,7 @@ class Companions:
                 partial(self._attempt, key),
                 partial(self._forget, key),
                 self._queries_max,
+                self._holder(),
             )
             self._made[key] = found
             self._executions.companions[key] = found

@@ -50,6 +50,8 @@ class Neighbours:
         self._node = node
         self._sharing = sharing
         self._living: frozenset[int] = frozenset()
+        self._gone: set[int] = set()  # whose work is to be taken over
+        self._died: set[int] = set()  # those of them that did not leave by themselves
         self._namespaces = ""
         self._schema = 0
         self._task: asyncio.Task[None] | None = None
@@ -152,14 +154,17 @@ class Neighbours:
             if self._namespaces:
                 await self._node.namespaces.reread()
             self._namespaces = beat.namespaces
-        left = self._living - beat.nodes
+        self._gone |= (self._living - beat.nodes) | beat.died
+        self._died |= beat.died
         self._living = beat.nodes
+        if beat.overdue:
+            await self._node.alarms.open()
         if self._task is not None:  # not the first, before the node is open
             self.watches.renew()
             if self.has_company:
                 self._node.companions.pass_on(self._has_worker_here)
-            if left or beat.died:
-                await self._take_over(beat)
+            if self._gone:
+                await self._take_over()
 
     def _notice_schema(self, newer: int) -> None:
         """Say, once, that a newer perdure migrated the database, and left room for this one."""
@@ -171,13 +176,15 @@ class Neighbours:
                 self._node.store.name, newer,
             )  # fmt: skip
 
-    async def _take_over(self, beat: Beat) -> None:
-        """Nodes died, or left: go on with what was theirs."""
+    async def _take_over(self) -> None:
+        """Nodes died, or left: go on with what was theirs. If that fails, with the next beat."""
         node = self._node
-        await node.take_back(await self._sharing.orphans(), beat.nodes)
-        await self._sharing.bury(sorted(beat.died))
+        await node.take_back(await self._sharing.orphans(), self._living)
+        await self._sharing.bury(sorted(self._died - self._living))
         await node.alarms.open()
         await node.courier.reread()
+        self._gone.clear()
+        self._died.clear()
 
     def _follow_clock(self, beat: Beat, sent_ns: int) -> None:
         """Go by the database's clock, which all nodes share."""

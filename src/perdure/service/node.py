@@ -91,7 +91,9 @@ class Node:
         self.executions.sink = self.dispatcher
         self.matching.configure = self._configure
         self.executions.committer.uncertain = self._look_again
-        self.companions = Companions(self.executions, self.settings.queries_per_run_max)
+        self.companions = Companions(
+            self.executions, self.settings.queries_per_run_max, lambda: self.holder
+        )
         self.query_tasks = QueryTasks(self.settings.queries_max)
         self.workers = Workers(self.clock, self.settings)
         self.purger = Purger(self)
@@ -161,6 +163,11 @@ class Node:
             await self.neighbours.close()
         await self.ids.close()
         await self.store.close()
+
+    @property
+    def holder(self) -> int:
+        """What a task's token says when only this node can use the answer; 0 for the only node."""
+        return self.store.node if self.neighbours is not None else 0
 
     def new_id(self) -> str:
         """A fresh UUID from the node's randomness."""

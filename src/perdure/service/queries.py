@@ -353,8 +353,7 @@ class QueryRPCs:
     ) -> RespondQueryTaskCompletedRequest | None:
         """Offer the query to a queue; None when no worker took it by then, or did not answer."""
         node, namespace = self.node, entry.run.info.namespace
-        holder = node.store.node if node.neighbours is not None else 0
-        task = node.query_tasks.add(entry, query, history, holder)
+        task = node.query_tasks.add(entry, query, history, node.holder)
         try:
             node.matching.offer_query(namespace, queue_name, task)
             if not await waiting.happened(task.taken, node.clock, until_ns):

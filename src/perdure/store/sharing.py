@@ -36,6 +36,7 @@ class Beat(msgspec.Struct, frozen=True):
         queues: those of the asked task queues that have tasks waiting.
         letters: whether letters wait at the asked addresses.
         messages: whether messages wait that no node delivers.
+        overdue: whether runs should have been rung some time ago.
         namespaces: changes with every change of a namespace.
         newer_schema: the version of the database's schema if a newer perdure migrated it, else 0;
             this node may go on.
@@ -47,6 +48,7 @@ class Beat(msgspec.Struct, frozen=True):
     queues: tuple[Queue, ...]
     letters: bool
     messages: bool
+    overdue: bool
     namespaces: str
     newer_schema: int = 0
 

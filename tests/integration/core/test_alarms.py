@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from harness import Harness, complete_command, completion, settle, start_request, timer_command
 
 from perdure.service.settings import Settings
@@ -63,3 +64,30 @@ async def _finish(node: Harness) -> None:
         task = await node.poll()
         if task.task_token:
             await node.complete(task, complete_command())
+
+
+async def test_an_alarm_that_comes_while_the_store_is_asked_for_the_next_one(
+    node: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.start("early")
+    await node.complete(await node.take(), timer_command("t", 3))
+    await node.start("late")
+    task = await node.take()
+    has_read, may_go_on = asyncio.Event(), asyncio.Event()
+    next_alarm = node.store.next_alarm
+
+    async def slow() -> int | None:
+        found = await next_alarm()
+        has_read.set()
+        await may_go_on.wait()
+        return found
+
+    monkeypatch.setattr(node.store, "next_alarm", slow)
+    ringing = asyncio.create_task(node.clock.advance(3))
+    await has_read.wait()
+    await node.complete(task, timer_command("t", 2))  # the store was asked before this
+    may_go_on.set()
+    await ringing
+    await node.clock.advance(3)
+    assert "TimerFired" in await node.events("early")
+    assert "TimerFired" in await node.events("late")

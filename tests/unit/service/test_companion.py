@@ -23,11 +23,12 @@ from perdure.service.companion import Companions, RunCompanion, Unblocked
 class Stage:
     """A companion with its surroundings noted down."""
 
-    def __init__(self) -> None:
+    def __init__(self, holder: int = 0) -> None:
         self.wakes = 0
         self.attempt = 0
         self.emptied = 0
-        self.companion = RunCompanion(self._wake, lambda: self.attempt, self._empty, 3)
+        self.holder = holder
+        self.companion = RunCompanion(self._wake, lambda: self.attempt, self._empty, 3, holder)
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -42,20 +43,26 @@ class Stage:
         return task
 
     def complete(
-        self, stamp: int, answers: dict[str, str] | None = None, messages: list[str] | None = None
+        self,
+        stamp: int,
+        answers: dict[str, str] | None = None,
+        messages: list[str] | None = None,
+        by: int | None = None,
     ) -> None:
-        """That task's answer is durable."""
-        done = RespondWorkflowTaskCompletedRequest(task_token=token(stamp))
+        """That task's answer is durable; `by`: the node that handed it out."""
+        holder = self.holder if by is None else by
+        done = RespondWorkflowTaskCompletedRequest(task_token=token(stamp, holder))
         for query_id in answers or {}:
             result = WorkflowQueryResult(result_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED)
             done.query_results[query_id].CopyFrom(result)
         for update_id in messages or []:
             done.messages.add(protocol_instance_id=update_id)
+        self.companion.on_task_applied(done)
         self.companion.on_task_completed(done)
 
 
-def token(stamp: int) -> bytes:
-    return tokens.encode(tokens.WORKFLOW, 1, b"12345678", 8, 9, stamp=stamp)
+def token(stamp: int, node: int = 0) -> bytes:
+    return tokens.encode(tokens.WORKFLOW, 1, b"12345678", 8, 9, stamp=stamp, node=node)
 
 
 def query(name: str = "state") -> WorkflowQuery:
@@ -291,3 +298,23 @@ async def test_an_admitted_update_outlives_its_callers(stage: Stage) -> None:
     stage.companion.release()
     assert stage.companion.find_update("u") is update
     assert stage.emptied == 0
+
+
+# -- several nodes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", [0, 7])  # it handed out nothing but the task, or queries, too
+async def test_what_another_node_handed_out_settles_nothing_of_here(other: int) -> None:
+    stage = Stage(holder=3)
+    query_id, answer = stage.companion.add_query(query())
+    update = stage.companion.add_update("u", b"request")
+    stage.attempt = 1
+    stage.start(1)  # in vain: the other node was faster
+    stage.complete(1, {query_id: "to a query of theirs"}, by=other)
+    assert not answer.done()
+    assert update.stage == ADMITTED
+    assert stage.wakes == 1
+    stage.start(2)
+    stage.complete(2, {query_id: "to this one"})
+    assert answer.done()
+    assert update.stage == COMPLETED  # it was sent, and had no answer: it is rejected

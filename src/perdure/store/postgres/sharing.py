@@ -12,6 +12,7 @@ from perdure.store.postgres.leases import (
     FUNERAL_NS,
     LETTER_LIVES_NS,
     MESSAGE_LEASE_NS,
+    OVERDUE_NS,
     SECOND_NS,
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
@@ -141,9 +142,9 @@ class PostgresSharing:
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
         rows = await self._run(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
-            *(columns or [[], [], []]), list(addresses),
+            *(columns or [[], [], []]), list(addresses), OVERDUE_NS,
         )  # fmt: skip
-        now_ns, nodes, died, waiting, letters, messages, namespaces, *schema, _ = rows[0]
+        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema, _ = rows[0]
         found = Version(*schema)
         found.check(self._name)
         alive = frozenset([*nodes, self.node]) - frozenset(died)
@@ -155,6 +156,7 @@ class PostgresSharing:
             queues=tuple(queues[place - 1] for place in waiting),
             letters=letters,
             messages=messages,
+            overdue=overdue,
             namespaces=namespaces or "",
             newer_schema=found.number if found.number > len(MIGRATIONS) else 0,
         )

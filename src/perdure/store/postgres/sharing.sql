@@ -89,7 +89,8 @@ RETURNING id, address, body;
 SELECT pg_notify('perdure', $1);
 
 -- name: beat
--- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses
+-- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses,
+-- $8 how long an alarm may have been due
 WITH mine AS (
     INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {now})
     ON CONFLICT (id) DO UPDATE SET seen_ns = excluded.seen_ns
@@ -121,6 +122,7 @@ SELECT
     ),
     EXISTS (SELECT FROM perdure.letters WHERE address = ANY($7::text[])),
     EXISTS (SELECT FROM perdure.messages WHERE leased_until_ns < {now}),
+    EXISTS (SELECT FROM perdure.states WHERE wake_at_ns > 0 AND wake_at_ns < {now} - $8::bigint),
     (SELECT md5(string_agg(md5(body), '' ORDER BY name)) FROM perdure.namespaces),
     (SELECT max(number) FROM perdure.migrations),
     (SELECT max(oldest) FROM perdure.migrations),
