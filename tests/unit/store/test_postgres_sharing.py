@@ -172,10 +172,11 @@ async def _first_of_tasks(notices: asyncio.Queue[str]) -> str:
 # -- runs ------------------------------------------------------------------------------------------
 
 
-async def test_versions_of_runs(pair: Pair) -> None:
+async def test_the_version_of_a_run(pair: Pair) -> None:
     key = await new_run(pair.one)
     await pair.one.commit([[step(key, 1)]])
-    assert await pair.two.sharing.versions([key, key + 10**9]) == {key: 2}
+    assert await pair.two.sharing.version(key) == 2
+    assert await pair.two.sharing.version(key + 10**9) is None
 
 
 async def test_who_watches_any_commit_is_told_once(pair: Pair) -> None:
@@ -216,6 +217,16 @@ async def test_a_due_alarm_is_rung_by_one_node_and_rings_again_for_others(pair: 
     assert await pair.one.sharing.lease_due(300, 9) == []
     again_ns = 300 + sharing.ALARM_LEASE_NS
     assert sorted(await pair.two.sharing.lease_due(again_ns, 3))[:2] == [late, early]
+
+
+async def test_a_beat_tells_of_alarms_that_nobody_rings(pair: Pair) -> None:
+    now_ns = (await pair.one.sharing.beat([], [])).now_ns
+    await new_run(pair.one, wake_at_ns=now_ns + 60 * sharing.SECOND_NS)
+    assert not (await pair.two.sharing.beat([], [])).overdue
+    due = await new_run(pair.one, wake_at_ns=now_ns - 2 * sharing.OVERDUE_NS)
+    assert (await pair.two.sharing.beat([], [])).overdue
+    assert await pair.two.sharing.lease_due(now_ns, 9) == [due]
+    assert not (await pair.one.sharing.beat([], [])).overdue
 
 
 # -- messages and letters --------------------------------------------------------------------------
@@ -379,7 +390,7 @@ async def test_orphans_are_open_runs_of_workers_that_died_with_their_node(pair: 
     assert await pair.one.in_flight() == [of_two]
     await pair.one.commit([[step(of_two, 1, in_flight=NOBODY)]])
     assert await pair.one.sharing.orphans() == []
-    assert (await pair.one.sharing.versions([mine])) == {mine: 1}
+    assert await pair.one.sharing.version(mine) == 1
 
 
 async def test_a_run_that_workers_of_two_nodes_hold_is_looked_at_when_any_node_dies(
