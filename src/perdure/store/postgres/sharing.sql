@@ -72,7 +72,10 @@ ON CONFLICT (name) DO UPDATE SET due_ns = excluded.due_ns WHERE r.due_ns = $3
 RETURNING {quick};
 
 -- name: post
-INSERT INTO perdure.letters (address, created_ns, body) VALUES ($1, {now}, $2)
+-- Not the column's own sequence: it is unlogged as its table is, and on PostgreSQL 15 to 17 broken for
+-- good ("bad magic number in sequence") once a replica was promoted.
+INSERT INTO perdure.letters (id, address, created_ns, body) OVERRIDING SYSTEM VALUE
+VALUES (nextval('perdure.ids'), $1, {now}, $2)
 RETURNING id, pg_notify('perdure', $3), {quick};
 
 -- name: take_back
