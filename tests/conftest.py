@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import targets
-from postgres import postgres_dsn, postgres_server
+from postgres import PostgresServer, postgres_dsn, postgres_server
 from referee.servers import free_port, perdure_command, running, temporal_command
 
 __all__ = ["postgres_dsn", "postgres_server"]
+
+
+NODES = 2
+"""Servers of the target `cluster`."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the servers of the tests keep their data elsewhere."""
+    parser.addoption(
+        "--store", choices=["sqlite", "postgres"], default="sqlite",
+        help="where perdure servers that are started for several tests keep their data",
+    )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,34 +48,68 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """Addresses of servers by their names; each is started once, when it is first asked for."""
+def new_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], str]:
+    """Makes databases, each for servers that run as long as the session: what ``--db`` takes."""
+
+    def make(store: str) -> str:
+        if store == "sqlite":
+            return f"sqlite:///{tmp_path_factory.mktemp('database') / 'perdure.db'}"
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        name = f"servers_{uuid.uuid4().hex}"
+        asyncio.run(server.execute(f"CREATE DATABASE {name}"))
+        return server.dsn(name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def server_addresses(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: Callable[[str], str],
+) -> Iterator[Callable[[str], list[str]]]:
+    """Addresses of a target's servers; they are started once, when they are first asked for."""
     folder = tmp_path_factory.mktemp("targets")
-    known: dict[str, str] = {}
+    known: dict[str, list[str]] = {}
     with ExitStack() as stack:
 
-        def address(name: str) -> str:
+        def start(name: str) -> list[str]:
+            if name == "temporal":
+                return [_start(stack, temporal_command, folder / "temporal.log")]
+            is_cluster = name == targets.CLUSTER
+            store = "postgres" if is_cluster else request.config.getoption("--store")
+            database = new_database(store)
+            return [
+                _start(
+                    stack,
+                    lambda port: perdure_command(port, folder, database),
+                    folder / f"{name}-{number}.log",
+                )
+                for number in range(NODES if is_cluster else 1)
+            ]
+
+        def addresses(name: str) -> list[str]:
             if name not in known:
-                known[name] = stack.enter_context(_running(name, folder))
+                known[name] = start(name)
             return known[name]
 
-        yield address
+        yield addresses
 
 
-def _running(name: str, folder: Path) -> AbstractContextManager[str]:
+def _start(stack: ExitStack, command: Callable[[int], list[str]], log: Path) -> str:
     port = free_port()
-    command = temporal_command(port) if name == "temporal" else perdure_command(port, folder)
-    return running(command, port, folder / f"{name}.log")
+    return stack.enter_context(running(command(port), port, log))
 
 
 @pytest.fixture(autouse=True)
 def target(
-    request: pytest.FixtureRequest, server_address: Callable[[str], str]
+    request: pytest.FixtureRequest, server_addresses: Callable[[str], list[str]]
 ) -> Iterator[targets.Target]:
     """Where the test runs."""
     name = getattr(request, "param", targets.EMBEDDED)
-    address = server_address(name) if name in targets.SERVERS else None
-    chosen = targets.Target(name, address)
+    chosen = targets.Target(name, server_addresses(name) if name in targets.SERVERS else ())
     targets.go_to(chosen)
     yield chosen
     targets.go_to(targets.Target(targets.EMBEDDED))

@@ -1,4 +1,5 @@
-"""What the tests of the SDK run on: a node in this process, a perdure server, a Temporal server.
+"""What the tests of the SDK run on: a node in this process, a perdure server, a Temporal server,
+and two perdure servers on one PostgreSQL database behind a balancer of single calls.
 
 A test that takes `environment` from here runs once on each. What a target cannot do is said beside
 the test: ``@pytest.mark.only_on("embedded", reason="time is skipped")``.
@@ -7,9 +8,10 @@ the test: ``@pytest.mark.only_on("embedded", reason="time is skipped")``.
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -19,32 +21,49 @@ from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
 import perdure
 from perdure import Client, testing
+from perdure.sdk.remote import RemoteService
 
 EMBEDDED: Final = "embedded"
-SERVERS: Final = ("perdure", "temporal")
+CLUSTER: Final = "cluster"
+SERVERS: Final = ("perdure", "temporal", CLUSTER)
 TARGETS: Final = (EMBEDDED, *SERVERS)
 
 LONGEST_SLEEP: Final = timedelta(seconds=2)
 
 
 class Target:
-    """One of `TARGETS`, with the ``host:port`` of a server."""
+    """One of `TARGETS`, with the ``host:port`` of its servers."""
 
-    def __init__(self, name: str, address: str | None = None) -> None:
+    def __init__(self, name: str, addresses: Sequence[str] = ()) -> None:
         self.name = name
-        self.address = address
+        self.addresses = addresses
 
     @asynccontextmanager
     async def environment(self, **options: Any) -> AsyncIterator[Any]:
         """A client with a namespace of its own; of the embedded target, with skipped time."""
-        if self.address is None:
+        if not self.addresses:
             async with testing.environment(**options) as env:
                 yield env
             return
-        address = f"grpc://{self.address}"
-        namespace = await new_namespace(address)
-        async with perdure.connect(address, **{"namespace": namespace} | options) as client:
-            yield Served(client)
+        namespace = await new_namespace(self.addresses)
+        async with AsyncExitStack() as stack:
+            services = []
+            for address in self.addresses:
+                services.append(RemoteService(address))
+                stack.push_async_callback(services[-1].close)
+            service = services[0] if len(services) == 1 else Balanced(services)
+            yield Served(Client(service, **{"namespace": namespace} | options))
+
+
+class Balanced:
+    """A balancer of calls: each goes to any of some servers."""
+
+    def __init__(self, services: Sequence[RemoteService]) -> None:
+        self._services = services
+        self.is_remote = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(random.choice(self._services), name)
 
 
 class Served:
@@ -91,12 +110,12 @@ SEARCH_ATTRIBUTES: Final = {
 """What tests set; perdure would register them by their first use, Temporal does not."""
 
 
-async def new_namespace(address: str) -> str:
+async def new_namespace(addresses: Sequence[str]) -> str:
     """Register a namespace that nobody else uses, so that tests may choose ids as they like."""
     name = f"test-{uuid.uuid4().hex}"
     request = RegisterNamespaceRequest(namespace=name)
     request.workflow_execution_retention_period.FromSeconds(24 * 3600)
-    async with perdure.connect(address) as client:
+    async with perdure.connect(f"grpc://{addresses[0]}") as client:
         await client.service.register_namespace(request)
         await client.service.add_search_attributes(
             AddSearchAttributesRequest(namespace=name, search_attributes=SEARCH_ATTRIBUTES)

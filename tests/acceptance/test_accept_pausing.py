@@ -172,7 +172,10 @@ async def test_a_timer_fires_and_is_heard_later() -> None:
 
 
 @pytest.mark.only_on(
-    "embedded", "perdure", reason="Temporal answers INTERNAL to a pause before the first task"
+    "embedded",
+    "perdure",
+    "cluster",
+    reason="Temporal answers INTERNAL to a pause before the first task",
 )
 async def test_a_start_delay_that_ends_meanwhile_is_not_lost() -> None:
     async with environment() as env:

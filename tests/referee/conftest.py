@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +31,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_database: Callable[[str], str],
+) -> Iterator[Servers]:
     """Both servers, ready."""
     folder = tmp_path_factory.mktemp("referee")
     with contextlib.ExitStack() as stack:
@@ -39,7 +43,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         temporal = running(temporal_command(port), port, folder / "temporal.log")
         temporal_address = stack.enter_context(temporal)
         port = free_port()
-        perdure = running(perdure_command(port, folder), port, folder / "perdure.log")
+        database = new_database(request.config.getoption("--store"))
+        perdure = running(perdure_command(port, folder, database), port, folder / "perdure.log")
         perdure_address = stack.enter_context(perdure)
         asyncio.run(add_search_attributes(perdure_address))
         yield Servers(temporal=temporal_address, perdure=perdure_address)

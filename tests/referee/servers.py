@@ -68,12 +68,12 @@ def temporal_command(port: int) -> list[str]:
     return command
 
 
-def perdure_command(port: int, folder: Path) -> list[str]:
-    """perdure's server on a file."""
+def perdure_command(port: int, folder: Path, database: str) -> list[str]:
+    """perdure's server."""
     config = folder / "perdure.toml"
     config.write_text("".join(f"{name} = {value}\n" for name, value in LIMITS.items()))
     command = [str(_BIN / "perdure"), "server", "--port", str(port), "--config", str(config)]
-    return [*command, "--db", f"sqlite:///{folder / 'perdure.db'}"]
+    return [*command, "--db", database]
 
 
 async def add_search_attributes(address: str) -> None:

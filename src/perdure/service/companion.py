@@ -406,6 +406,7 @@ class Companions:
         self._queries_max = queries_max
         self._holder = holder
         self._made: dict[int, RunCompanion] = {}
+        self.has_worker: Callable[[Execution], bool] = lambda _: True  # or another node has it
         self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, key: int) -> RunCompanion:
@@ -449,6 +450,8 @@ class Companions:
             companion = self._made.get(key)
             if companion is not None:
                 companion.refuse_updates(error)
+        else:
+            self._pass_on(key)
 
     async def look_again(self, key: int) -> None:
         """Another node may have changed a run. Raises RPCError when it cannot be read."""
@@ -464,12 +467,17 @@ class Companions:
             if self._made.get(key) is companion:
                 self._executions.watch_elsewhere(key, Awaited.ANY)
 
-    def pass_on(self, is_here: Callable[[Execution], bool]) -> None:
+    def pass_on(self) -> None:
         """What waits for a worker of another node is to be asked for there."""
-        for key, companion in list(self._made.items()):
-            entry = self._executions.cached(key)
-            if entry is not None and entry.unit is None and not is_here(entry.run):
-                companion.pass_on(entry.run)
+        for key in list(self._made):
+            self._pass_on(key)
+
+    def _pass_on(self, key: int) -> None:
+        companion, entry = self._made.get(key), self._executions.cached(key)
+        if companion is None or entry is None or entry.unit is not None:
+            return
+        if not self.has_worker(entry.run):
+            companion.pass_on(entry.run)
 
     async def close(self) -> None:
         """Wait for wake-ups under way."""

@@ -194,9 +194,11 @@ class Executions:
         entry = self._current.get((namespace, workflow_id))
         if entry is None:
             return None
-        # A run that is closed and stored may have a successor of another node, and one that is
-        # open may have been closed there.
-        is_sure = entry.unit is not None or (entry.run.is_open and self._sharing is None)
+        # A run that is stored may have been closed by another node, and have a successor there.
+        is_new = entry.unit is not None and not entry.unit.writes[entry.run.key].based_on
+        is_sure = is_new or (
+            self._sharing is None and (entry.unit is not None or entry.run.is_open)
+        )
         return entry.run.key if is_sure else None
 
     async def resolve(self, namespace: str, workflow_id: str, run_id: str = "") -> int:
@@ -223,17 +225,34 @@ class Executions:
 
         The entry is good until the caller next awaits.
         """
+        before = self._unit_of(key)
         for _ in range(self._settings.redo_max):
             entry = await self.entry(key)
-            if entry.unit is None:
-                return entry
-            try:
-                await entry.unit.wait()
-            except Conflict:
-                continue
-            if entry.unit is None or not entry.dropped:
+            if entry.unit is None or await self._is_sure(entry, before):
                 return entry  # newer changes may wait, but what it showed before them is durable
         raise Unavailable("The run changes too often to be read now; try again.")
+
+    def _unit_of(self, key: int) -> Unit | None:
+        """The changes of a run that are not known to be stored."""
+        entry = self._runs.get(key)
+        return None if entry is None else entry.unit
+
+    async def _is_sure(self, entry: Entry, before: Unit | None) -> bool:
+        """Whether what a run shows was stored at a moment after a call came.
+
+        What was on its way `before` the call may have been stored before it, too, and other nodes
+        may have changed the run since: it is to be looked at again.
+        """
+        unit = entry.unit
+        if unit is None:
+            if not await self._is_present(entry):
+                return False
+            unit = entry.unit  # of a call that came meanwhile
+        if unit is None:
+            return True
+        if not await _is_written(unit) or (entry.dropped and entry.unit is not None):
+            return False
+        return self._sharing is None or unit is not before
 
     def watch(self, key: int) -> asyncio.Future[None]:
         """A future for the next commit that changes the run. Cancel it when you are done."""
@@ -371,6 +390,7 @@ class Executions:
             NotFound: no such run.
             Unavailable: the store failed; the change may or may not be stored.
         """
+        before = self._unit_of(key)
         for _ in range(self._settings.redo_max):
             if self.committer.is_full:
                 await self.committer.room()
@@ -380,10 +400,7 @@ class Executions:
             try:
                 result, unit = self.apply(entry, operation)
             except RPCError:
-                # The refusal may rest on changes that are not stored yet: they must be, first.
-                if entry.unit is not None and not await _is_written(entry.unit):
-                    continue
-                if not await self._is_present(entry):
+                if not await self._is_sure(entry, before):
                     continue
                 raise
             try:

@@ -54,7 +54,7 @@ class Matching:
         self._reason: StoreError | None = None
         self.claim: Callable[[TaskQueue, TaskRow], None]  # set by the dispatcher
         self.configure: Callable[[TaskQueue], None] = lambda _: None  # a queue that is new
-        self.arrived: Callable[[TaskQueue], None] = lambda _: None  # one that had no workers
+        self.arrived: Callable[[TaskQueue], None] = lambda _: None  # its first poll
 
     async def open(self) -> None:
         """Look at every queue that has waiting tasks, and read its first window."""
@@ -149,7 +149,6 @@ class Matching:
                 "(task_queue_polls_max)."
             )
         poll.parked_ns = now_ns = self._clock.now_ns()
-        is_first = not queue.is_alive(now_ns, self._settings.sticky_alive_ns)
         queue.note(poll.identity, now_ns)
         expiry_ns = now_ns + self._settings.long_poll_ns
         poll.deadline_ns = until(now_ns, self._settings.long_poll_ns)
@@ -161,7 +160,7 @@ class Matching:
             self._arm(expiry_ns)
         if queue.rows or queue.queries or queue.rows.more:
             self.pump(queue)
-        if is_first:
+        if len(queue.polls) == 1:
             self.arrived(queue)
 
     def finish(self, poll: Poll) -> None:
@@ -376,12 +375,6 @@ class Matching:
         for poll in list(queue.polls):
             self._expire(poll)
         queue.retired = True
-
-    def retired_elsewhere(self, key: Queue) -> None:
-        """A worker told another node that it shuts down."""
-        queue = self.queue(*key)
-        if not queue.polls:
-            queue.retired = True
 
     def give_back(self, queue: TaskQueue, row: TaskRow) -> None:
         """A row that was taken finds no poll any more: it waits again."""

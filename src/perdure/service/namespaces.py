@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,6 +42,7 @@ from perdure.api.errors import (
 )
 from perdure.api.times import SECOND_NS, duration, duration_ns
 from perdure.service import pages, search_attributes, validation
+from perdure.service.relay import RELAYED
 from perdure.service.settings import Settings
 from perdure.store.contract import NamespaceRow, Store, StoreError
 
@@ -79,8 +80,14 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Namespace).decode
 
 
+async def _alone() -> None:
+    """There are no other nodes."""
+
+
 class Namespaces:
     """All namespaces of a store.
+
+    A change is answered when the other nodes know it, too: the next call may go to any of them.
 
     Args:
         store: where they are kept.
@@ -103,6 +110,7 @@ class Namespaces:
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
         self._writing = asyncio.Lock()  # a change is based on all that were made before
         self.changed: Callable[[], None] = lambda: None  # by another node
+        self.spread: Callable[[], Awaitable[None]] = _alone  # what changed here, to other nodes
 
     async def open(self) -> None:
         """Read them all; make ``default`` on a fresh store."""
@@ -113,9 +121,12 @@ class Namespaces:
                 await self._read()
 
     async def reread(self) -> None:
-        """Another node changed one: read them all again. Raises StoreError."""
+        """Another node changed one: read them all again. Raises Unavailable."""
         async with self._writing:
-            await self._read()
+            try:
+                await self._read()
+            except StoreError as error:
+                raise Unavailable(f"The database cannot be read: {error}") from error
         self.changed()
 
     async def _read(self) -> None:
@@ -194,7 +205,9 @@ class Namespaces:
             while True:
                 changed = edit(self.get(name))
                 if await self._put(changed):
-                    return changed
+                    break
+        await self.spread()
+        return changed
 
     async def _put(self, namespace: Namespace) -> bool:
         """Write a namespace, then let it be seen; False when it was another's turn: look again.
@@ -230,7 +243,8 @@ class Namespaces:
                 if taken is not None and taken.state != DELETED:
                     raise NamespaceAlreadyExists(f'Namespace "{namespace.name}" already exists')
                 if await self._put(namespace):
-                    return
+                    break
+        await self.spread()
 
     # -- search attributes -------------------------------------------------------------------------
 
@@ -313,6 +327,7 @@ class Namespaces:
                     self._noted[name] = left
                 else:
                     self._noted.pop(name, None)
+        await self.spread()
 
 
 # -- messages --------------------------------------------------------------------------------------
@@ -411,6 +426,8 @@ class NamespaceRPCs:
             after = request.next_page_token.decode()
         except UnicodeDecodeError:
             raise InvalidArgument("Invalid NextPageToken.") from None
+        if RELAYED.get():  # another node says that there is news
+            await self.node.namespaces.reread()
         rest = [found for found in self.node.namespaces.all() if found.name > after]
         answer = ListNamespacesResponse(
             namespaces=[describe(found, self.node.settings) for found in rest[:size]]

@@ -9,21 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
+from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 
 from perdure.api.caller import until
 from perdure.api.errors import RPCError
 from perdure.engine.execution import Execution
 from perdure.service.clock import SystemClock
 from perdure.service.queue import WORKFLOW, TaskQueue
-from perdure.service.relay import RELAYED, Relay, node_address, queue_address
+from perdure.service.relay import RELAYED, NotHere, Relay, node_address, queue_address
 from perdure.service.watches import Watches
 from perdure.store import sharing as notices
 from perdure.store.contract import StoreError, StoreTooNew
-from perdure.store.sharing import Beat, Queue, Sharing
+from perdure.store.sharing import Beat, Sharing
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -108,9 +108,6 @@ class Neighbours:
             self.watches.heard(map(int, about.split()))
         elif word == notices.LETTER:
             self.relay.heard(about)
-        elif word == notices.RETIRED:
-            for queue in notices.queues_of(about):
-                self._node.matching.retired_elsewhere(queue)
         elif word == notices.NAMESPACES:
             self._spawn(self._read_namespaces())
         else:  # hello, or notices were missed
@@ -161,8 +158,7 @@ class Neighbours:
             await self._node.alarms.open()
         if self._task is not None:  # not the first, before the node is open
             self.watches.renew()
-            if self.has_company:
-                self._node.companions.pass_on(self._has_worker_here)
+            self._node.companions.pass_on()
             if self._gone:
                 await self._take_over()
 
@@ -195,9 +191,9 @@ class Neighbours:
     async def _read_namespaces(self) -> None:
         try:
             await self._node.namespaces.reread()
-        except StoreError as error:  # the next beat sees that they differ
+        except RPCError as error:  # the next beat sees that they differ
             self._namespaces = "?"
-            log.warning("the namespaces cannot be read: %s", error)
+            log.warning("the namespaces are not known anew: %s", error.message)
 
     def _run_changed(self, key: int) -> None:
         self._spawn(self._look_at(key))
@@ -226,22 +222,34 @@ class Neighbours:
     async def ask_queues(
         self, namespace: str, names: list[str], method: str, request: Message, deadline_ns: int
     ) -> Any:
-        """The same for the first of some task queues that has workers."""
-        if not self.has_company or RELAYED.get():
+        """The same for the first of some task queues that has workers.
+
+        Raises NotHere for another node's call, if there are none here any more.
+        """
+        if not self.has_company:
             return None
+        if RELAYED.get():
+            if not any(self.is_here(namespace, name) for name in names):
+                raise NotHere
+            return None
+        while True:
+            try:
+                return await self._ask_in_turn(namespace, names, method, request, deadline_ns)
+            except NotHere:
+                continue
+
+    async def _ask_in_turn(
+        self, namespace: str, names: list[str], method: str, request: Message, deadline_ns: int
+    ) -> Any:
         for name in names:
             if self.is_here(namespace, name):
-                break
+                return None
             is_last = name == names[-1]
             patience_ns = self._node.settings.query_poller_ns if is_last else _STICKY_PATIENCE_NS
             answer = await self.relay.ask(
-                queue_address((namespace, name, WORKFLOW)),
-                method,
-                request,
-                deadline_ns,
+                queue_address((namespace, name, WORKFLOW)), method, request, deadline_ns,
                 patience_ns=patience_ns,
-                needless=partial(self.is_here, namespace, name),
-            )
+            )  # fmt: skip
             if answer is not None:
                 return answer
         return None
@@ -280,35 +288,30 @@ class Neighbours:
                 raise answer
         return [a for a in answers if a is not None and not isinstance(a, RPCError)]
 
-    def _has_worker_here(self, run: Execution) -> bool:
-        return self.is_here(run.info.namespace, run.state.sticky_queue or run.info.task_queue)
+    async def spread_namespaces(self) -> None:
+        """One was changed here: wait until the others know."""
+        await self.ask_others("list_namespaces", ListNamespacesRequest(page_size=1))
 
     def is_here(self, namespace: str, name: str) -> bool:
-        """Whether workers poll a workflow task queue on this node."""
-        queue = self._node.matching.known(namespace, name, WORKFLOW)
-        return queue is not None and self._is_alive(queue)
+        """Whether a worker waits at this node for the next task of a workflow task queue.
 
-    def _is_alive(self, queue: TaskQueue) -> bool:
-        node = self._node
-        return queue.is_alive(node.clock.now_ns(), node.settings.sticky_alive_ns)
+        That one did a moment ago says nothing: its next poll may come to any node.
+        """
+        queue = self._node.matching.known(namespace, name, WORKFLOW)
+        return queue is not None and bool(queue.polls)
+
+    def has_worker(self, run: Execution) -> bool:
+        """Whether this node can have a run's worker look at it now; without company it always is
+        the one to try."""
+        name = run.state.sticky_queue or run.info.task_queue
+        return not self.has_company or self.is_here(run.info.namespace, name)
 
     def workers_arrived(self, queue: TaskQueue) -> None:
-        """A queue has its first poll: calls of other nodes may wait for that."""
-        if self.has_company and queue.key.kind == WORKFLOW:
-            self.relay.look()
+        """A queue has its first open poll: calls may wait for that."""
+        if queue.key.kind == WORKFLOW and self.has_company:
+            self.relay.arrived(queue.key)
 
     def _queue_addresses(self) -> list[str]:
         return [
             queue_address(queue) for queue in self._node.matching.polled() if queue[2] == WORKFLOW
         ]
-
-    def tell_retired(self, queue: Queue) -> None:
-        """A worker on this node said that it shuts down."""
-        if self.has_company:
-            self._spawn(self._tell(notices.queues_notice(notices.RETIRED, [queue])))
-
-    async def _tell(self, notice: str) -> None:
-        try:
-            await self._sharing.tell(notice)
-        except StoreError as error:
-            log.warning("the other nodes could not be told: %s", error)

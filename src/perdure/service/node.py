@@ -102,6 +102,8 @@ class Node:
             neighbours = self.neighbours = Neighbours(self, store.sharing)
             self.executions.watch_elsewhere = neighbours.watches.add
             self.matching.arrived = neighbours.workers_arrived
+            self.namespaces.spread = neighbours.spread_namespaces
+            self.companions.has_worker = neighbours.has_worker
         self.namespaces.changed = self.matching.configure_again
         self.service = WorkflowService(self)
         self.ended: asyncio.Event = asyncio.Event()

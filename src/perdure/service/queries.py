@@ -17,6 +17,7 @@ from temporalio.api.enums.v1 import QueryRejectCondition, QueryResultType, Workf
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.query.v1 import WorkflowQuery, WorkflowQueryResult
 from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
     PollWorkflowTaskQueueResponse,
     QueryWorkflowRequest,
     QueryWorkflowResponse,
@@ -40,7 +41,7 @@ from perdure.service import pages, tokens, validation, waiting
 from perdure.service.companion import FAILING_ATTEMPT, Unblocked, failing_task
 from perdure.service.entries import Entry
 from perdure.service.pages import END, Page, PageToken
-from perdure.service.queue import WORKFLOW, Poll
+from perdure.service.queue import WORKFLOW, Poll, TaskQueue
 from perdure.service.reading import reading
 from perdure.store.sharing import Awaited
 
@@ -260,12 +261,7 @@ class QueryRPCs:
                     return await self._ride(key, request.query, deadline_ns)
                 return await self._direct(entry, request.query, deadline_ns)
             except Unblocked:
-                continue  # the run has moved on: see what it is now
-            except FailedPrecondition:  # the workers here left meanwhile: others may be elsewhere
-                answer = await self._ask_elsewhere(entry.run, request, deadline_ns)
-                if answer is None:
-                    raise
-                return answer
+                continue  # the run, or its worker, has moved on: see where it is now
 
     async def _ask_elsewhere(
         self, run: Execution, request: QueryWorkflowRequest, deadline_ns: int
@@ -299,11 +295,14 @@ class QueryRPCs:
     async def _direct(
         self, entry: Entry, query: WorkflowQuery, deadline_ns: int
     ) -> QueryWorkflowResponse:
-        """Ask by a task of its own: the sticky worker first, then any."""
+        """Ask by a task of its own: the sticky worker first, then any.
+
+        Raises Unblocked when the workers' next polls may come to another node.
+        """
         node, state, info = self.node, entry.run.state, entry.run.info
         queue = node.matching.known(info.namespace, state.sticky_queue, WORKFLOW)
         now_ns = node.clock.now_ns()
-        if queue is not None and queue.is_alive(now_ns, node.settings.sticky_alive_ns):
+        if queue is not None and self._may_ask(queue):
             wait_ns = state.sticky_timeout_ns or 5 * SECOND_NS
             answer = await self._ask(
                 entry, query, state.sticky_queue, None, now_ns + wait_ns, deadline_ns
@@ -315,19 +314,45 @@ class QueryRPCs:
             history = await self._history(entry)
             now_ns = node.clock.now_ns()
             queue = node.matching.queue(info.namespace, info.task_queue, WORKFLOW)
-            alive = queue.is_alive(now_ns, node.settings.sticky_alive_ns)
-            until_ns = deadline_ns if alive else min(deadline_ns, now_ns + poller_ns)
-            answer = await self._ask(entry, query, info.task_queue, history, until_ns, deadline_ns)
-            if answer is not None:
-                return of_request(answer, node.settings.payload_bytes_max)
-            now_ns = node.clock.now_ns()
-            if not queue.is_alive(now_ns, poller_ns):
+            if self._may_ask(queue) or not self._has_company:
+                alive = queue.is_alive(now_ns, node.settings.sticky_alive_ns)
+                until_ns = deadline_ns if alive else min(deadline_ns, now_ns + poller_ns)
+                answer = await self._ask(
+                    entry, query, info.task_queue, history, until_ns, deadline_ns
+                )
+                if answer is not None:
+                    return of_request(answer, node.settings.payload_bytes_max)
+                now_ns = node.clock.now_ns()
+            if now_ns >= deadline_ns:
+                raise self._late(query)
+            if not queue.is_alive(now_ns, poller_ns) and not await self._polled_elsewhere(queue):
                 raise FailedPrecondition(
                     f"no poller seen for task queue {info.task_queue!r} recently, "
                     "worker may be down"
                 )
-            if now_ns >= deadline_ns:
-                raise self._late(query)
+            if self._has_company:
+                raise Unblocked
+
+    @property
+    def _has_company(self) -> bool:
+        return self.node.neighbours is not None and self.node.neighbours.has_company
+
+    def _may_ask(self, queue: TaskQueue) -> bool:
+        """Whether a worker is there, or was a moment ago and will be back: without other nodes."""
+        if self._has_company:
+            return bool(queue.polls)
+        return queue.is_alive(self.node.clock.now_ns(), self.node.settings.sticky_alive_ns)
+
+    async def _polled_elsewhere(self, queue: TaskQueue) -> bool:
+        """Whether workers of a queue came to other nodes lately."""
+        if self.node.neighbours is None:
+            return False
+        request = DescribeTaskQueueRequest(namespace=queue.key.namespace)
+        request.task_queue.name = queue.key.name
+        answers = await self.node.neighbours.ask_others("describe_task_queue", request)
+        after_ns = self.node.clock.now_ns() - self.node.settings.query_poller_ns
+        pollers = [poller for answer in answers for poller in answer.pollers]
+        return any(poller.last_access_time.ToNanoseconds() > after_ns for poller in pollers)
 
     async def _history(self, entry: Entry) -> Page:
         """The first page of the run's history, for a worker that does not know the run."""

@@ -3,13 +3,18 @@
 Queries and updates wait in the memory of the node that has the run's worker, so that is where they
 have to be. The request travels as a letter through the database, addressed to a task queue: a node
 that has polls of that queue takes it and makes the same call itself; the answer comes back as a
-letter to this node. A letter that nobody takes is taken back.
+letter to this node. A letter that nobody takes is taken back; so it is when a poll comes to this
+node first.
+
+A worker's polls may come to any node, as a balancer likes, so they can be gone when a node has
+taken a letter: it says so, and who asked looks again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from functools import cache
@@ -33,9 +38,14 @@ log = logging.getLogger("perdure.service")
 
 _AT_ONCE: Final = 100
 _LOOK_EVERY_S: Final = 0.5
+_WANTED_MAX: Final = 10_000
 
 RELAYED: Final[ContextVar[bool]] = ContextVar("relayed", default=False)
 """Whether the present call came from another node: it goes no further."""
+
+
+class NotHere(Exception):
+    """The polls that a call was passed on for are not at this node (any more)."""
 
 
 class Ask(msgspec.Struct, tag=True):
@@ -49,13 +59,17 @@ class Ask(msgspec.Struct, tag=True):
 
 
 class Reply(msgspec.Struct, tag=True):
-    """What became of it: the response, or an error's code, message and details."""
+    """What became of it: the response, or an error's code, message and details.
+
+    With `not_here` nothing did.
+    """
 
     number: int
     response: bytes = b""
     code: int = 0
     message: str = ""
     details: list[bytes] = []
+    not_here: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -94,6 +108,8 @@ class Relay:
         self._addresses = addresses
         self._spawn = spawn
         self._asked: dict[int, asyncio.Future[Reply]] = {}
+        self._lying: dict[str, set[asyncio.Future[None]]] = {}  # letters of this node, by address
+        self._wanted: OrderedDict[str, None] = OrderedDict()  # where others' letters may lie
         self._last = 0
         self._collecting = False
         self._again = False
@@ -113,9 +129,8 @@ class Relay:
         deadline_ns: int,
         *,
         patience_ns: int,
-        needless: Callable[[], bool] = lambda: False,
     ) -> Any:
-        """The response of another node; None when none took the letter.
+        """The response of another node; None when none took the letter, or a poll came here first.
 
         Args:
             address: who may take it.
@@ -123,10 +138,10 @@ class Relay:
             request: for it.
             deadline_ns: when the caller gives up.
             patience_ns: how long the letter may lie there.
-            needless: it is to be taken back at once: the call can be made here after all.
 
         Raises:
             RPCError: what the call raised there.
+            NotHere: there were no polls any more.
             DeadlineExceeded: no answer in time.
             Unavailable: the database failed.
         """
@@ -134,6 +149,8 @@ class Relay:
         number = self._last
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._asked[number] = reply
+        needless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lying.setdefault(address, set()).add(needless)
         ask = Ask(
             number, node_address(self._sharing.node), method, request.SerializeToString(),
             deadline_ns,
@@ -147,6 +164,13 @@ class Relay:
             raise Unavailable(f"The database cannot be written: {error}") from error
         finally:
             del self._asked[number]
+            self._forget(address, needless)
+
+    def _forget(self, address: str, needless: asyncio.Future[None]) -> None:
+        lying = self._lying[address]
+        lying.discard(needless)
+        if not lying:
+            del self._lying[address]
 
     async def _is_left(
         self,
@@ -154,18 +178,19 @@ class Relay:
         reply: asyncio.Future[Reply],
         deadline_ns: int,
         patience_ns: int,
-        needless: Callable[[], bool],
+        needless: asyncio.Future[None],
     ) -> bool:
         """Wait for the reply; whether instead the letter was taken back, as nobody wanted it."""
         clock = self._node.clock
         patient_until_ns = min(deadline_ns, clock.now_ns() + patience_ns)
         lies_there = True
         while not reply.done():
-            await asyncio.wait([reply], timeout=_LOOK_EVERY_S)
+            awaited: list[asyncio.Future[Any]] = [reply, needless] if lies_there else [reply]
+            await asyncio.wait(awaited, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
             if reply.done():
                 break
             now_ns = clock.now_ns()
-            if lies_there and (now_ns >= patient_until_ns or needless()):
+            if lies_there and (now_ns >= patient_until_ns or needless.done()):
                 if await self._sharing.take_back_letter(letter):
                     return True
                 lies_there = False
@@ -178,6 +203,22 @@ class Relay:
     def heard(self, address: str) -> None:
         """A letter was posted."""
         if address in self.addresses:
+            self.look()
+            return
+        self._wanted[address] = None
+        if len(self._wanted) > _WANTED_MAX:  # it is found with the next beat
+            self._wanted.popitem(last=False)
+
+    def arrived(self, queue: Queue) -> None:
+        """A queue got a poll, having none: calls may wait for that, here or at other nodes."""
+        if not self._wanted and not self._lying:
+            return
+        address = queue_address(queue)
+        for needless in self._lying.get(address, ()):
+            if not needless.done():
+                needless.set_result(None)
+        if address in self._wanted:
+            del self._wanted[address]
             self.look()
 
     def look(self) -> None:
@@ -224,6 +265,12 @@ class Relay:
             request = _message(ask.method, "Request").FromString(ask.request)
             response = await getattr(self._node.service, ask.method)(request)
             reply.response = response.SerializeToString()
+        except NotHere:
+            reply.not_here = True
+            reply.code, reply.message = (
+                int(StatusCode.ABORTED),
+                "The worker is elsewhere; try again.",
+            )
         except RPCError as error:
             reply.code, reply.message = int(error.code), error.message
             reply.details = [_packed(detail) for detail in error.details]
@@ -237,6 +284,8 @@ class Relay:
 
 
 def _opened(method: str, reply: Reply) -> Any:
+    if reply.not_here:
+        raise NotHere
     if reply.code:
         details = [_unpacked(detail) for detail in reply.details]
         raise RPCError.of(reply.code, reply.message, [d for d in details if d is not None])

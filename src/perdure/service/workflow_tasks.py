@@ -135,17 +135,11 @@ class WorkflowTaskRPCs:
         node.namespaces.get(request.namespace)
         self._note_stopped(request)
         if request.sticky_task_queue:
-            queue = node.matching.known(request.namespace, request.sticky_task_queue, WORKFLOW)
-            if queue is not None:
-                node.matching.retire(queue)
-            if node.neighbours is not None:
-                queue = queue or node.matching.queue(
-                    request.namespace, request.sticky_task_queue, WORKFLOW
-                )
-                queue.retired = True
-                node.neighbours.tell_retired(queue.key)
-            if queue is not None:
-                await node.dispatcher.redirect(queue)
+            queue = node.matching.queue(request.namespace, request.sticky_task_queue, WORKFLOW)
+            node.matching.retire(queue)
+            await node.dispatcher.redirect(queue)
+        if node.neighbours is not None:
+            await node.neighbours.ask_others("shutdown_worker", request)
         return ShutdownWorkerResponse()
 
     def _note_stopped(self, request: ShutdownWorkerRequest) -> None:

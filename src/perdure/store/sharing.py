@@ -67,7 +67,6 @@ AWAITED = "awaited"  # keys of runs that were watched
 LETTER = "letter"  # an address
 HELLO = "hello"  # a node came
 NAMESPACES = "namespaces"  # one was changed
-RETIRED = "retired"  # a JSON list of queues whose worker shut down
 
 
 def queues_notice(word: str, queues: Iterable[Queue]) -> str:

@@ -190,13 +190,13 @@ async def play(project: Path, address: str) -> Played:
 
 
 @pytest.fixture(scope="module")
-def played(project: Path, server_address: Callable[[str], str]) -> Callable[[str], Played]:
+def played(project: Path, server_addresses: Callable[[str], list[str]]) -> Callable[[str], Played]:
     """Everything on a server; once, also when it fails."""
 
     @cache
     def playing(server: str) -> Played | Exception:
         try:
-            return asyncio.run(play(project, server_address(server)))
+            return asyncio.run(play(project, server_addresses(server)[0]))
         except Exception as error:
             return error
 

@@ -421,8 +421,8 @@ async def test_a_run_that_workers_of_two_nodes_hold_is_looked_at_when_any_node_d
 
 
 async def test_a_notice_reaches_the_others_and_not_its_sender(pair: Pair) -> None:
-    await pair.one.sharing.tell("retired []")
-    await hears(pair.heard_by_two, "retired []")
+    await pair.one.sharing.tell("namespaces")
+    await hears(pair.heard_by_two, "namespaces")
     await pair.two.sharing.tell("hello")
     assert await pair.heard_by_one.get() == "hello"
 
