@@ -33,6 +33,7 @@ from perdure.store.sharing import Queue, Sharing
 
 log = logging.getLogger("perdure.service")
 
+_KEPT_NS = 100_000_000
 _RANK_AGAIN_NS = 1_000_000_000
 _RANK_AGAIN_SHARE = 20  # of the time may go into asking
 
@@ -239,6 +240,10 @@ class Matching:
                 self._spawn(self._load_and_pump(queue))
             elif not queue.rows.more and not queue.claiming:
                 queue.ranking.reset()
+        elif queue.rows and isinstance(queue.rows, LeasedWindow) and not queue.rows.returning:
+            queue.rows.returning = True
+            due_ns = self._clock.now_ns() + _KEPT_NS
+            self._clock.call_at(due_ns, partial(self._return_leases, queue, queue.rows))
 
     def _is_time(self, queue: TaskQueue, rate: Rate) -> bool:
         """Whether a task may be given out; if not, the queue is looked at when it may."""
@@ -261,6 +266,16 @@ class Matching:
         queue.rate_alarm = None
         if time_ns < NEVER_NS:
             queue.rate_alarm = self._clock.call_at(time_ns, partial(self.pump, queue))
+
+    def _return_leases(self, queue: TaskQueue, rows: LeasedWindow) -> None:
+        """The polls that rows were leased for got other tasks: let other nodes have the rows."""
+        rows.returning = False
+        if self._sharing is None or queue.polls or queue.rows is not rows or self._closed:
+            return
+        ids = [row.id for row in rows.drain()]
+        if ids:
+            rows.forget()
+            self._spawn(self._release(self._sharing, ids))
 
     async def _ask_for_permits(self, queue: TaskQueue, rate: SharedRate) -> None:
         """Have the database say how many tasks may be given out now."""
@@ -381,7 +396,7 @@ class Matching:
         if self._sharing is None:
             queue.rows.put_back(row)
         else:
-            self._spawn(self._release(self._sharing, row))
+            self._spawn(self._release(self._sharing, [row.id]))
 
     def discard(self, row: TaskRow) -> None:
         """A row's run is gone."""
@@ -394,11 +409,11 @@ class Matching:
         except StoreError as error:  # it comes again when the lease is over
             log.warning("a stale task could not be removed: %s", error)
 
-    async def _release(self, sharing: Sharing, row: TaskRow) -> None:
+    async def _release(self, sharing: Sharing, ids: list[int]) -> None:
         try:
-            await sharing.release_tasks([row.id])
-        except StoreError as error:  # it is free when the lease is over
-            log.warning("a task could not be given back: %s", error)
+            await sharing.release_tasks(ids)
+        except StoreError as error:  # they are free when their leases are over
+            log.warning("tasks could not be given back: %s", error)
 
     def release_worker(self, queue: TaskQueue, worker: str) -> None:
         """One worker of a queue shuts down: its polls are answered empty."""

@@ -127,13 +127,17 @@ class LeasedWindow(Window):
     """Rows of a store that nodes share, leased to this one: as many as it has polls for.
 
     What others lease or write is not known here; ``more`` says that it is worth a look.
+
+    Attributes:
+        returning: rows without polls are about to be given back.
     """
 
-    __slots__ = ("_again",)
+    __slots__ = ("_again", "returning")
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self._again = False
+        self.returning = False
         self.more = True
 
     def add(self, row: TaskRow) -> None:

@@ -1,0 +1,185 @@
+"""Two nodes, and a worker whose calls a balancer sends to either of them, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from harness import QUEUE, Harness, activity_command, settle
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.query.v1 import WorkflowQuery
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueRequest,
+    QueryWorkflowRequest,
+    RegisterNamespaceRequest,
+    RespondQueryTaskCompletedRequest,
+    ShutdownWorkerRequest,
+    SignalWorkflowExecutionRequest,
+)
+
+from perdure.service.queries import ANSWERED
+from perdure.store.postgres import PostgresStore
+
+
+@pytest.fixture
+async def two(postgres_dsn: str) -> AsyncIterator[tuple[Harness, Harness]]:
+    first = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    second = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    for node in (first, second):
+        assert node.node.neighbours is not None
+        await node.node.neighbours._beat()
+        assert node.node.neighbours.has_company
+    yield first, second
+    await first.close()
+    await second.close()
+
+
+def signal(node: Harness) -> asyncio.Task[Any]:
+    request = SignalWorkflowExecutionRequest(namespace="default", signal_name="s")
+    request.workflow_execution.workflow_id = "wf"
+    return asyncio.create_task(node.service.signal_workflow_execution(request))
+
+
+# -- refusals --------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_came_meanwhile_makes_no_refusal_right(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind, other = two
+    await behind.start()
+    task = await behind.take()
+    await other.complete(task, activity_command("a"))
+    activity = await other.take_activity()
+    sharing = behind.store.sharing
+    assert sharing is not None
+    version = sharing.version
+    signals: list[asyncio.Task[Any]] = []
+
+    async def slow(key: int) -> int | None:
+        found = await version(key)
+        signals.append(signal(behind))
+        async with asyncio.timeout(5):
+            while behind.node.executions._unit_of(key) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        return found
+
+    monkeypatch.setattr(sharing, "version", slow)
+    # This node knows nothing of the activity yet, and a change on what it knows is under way.
+    answer = asyncio.create_task(behind.finish_activity(activity))
+    await settle()
+    monkeypatch.undo()
+    await answer
+    await asyncio.gather(*signals)
+    assert "ActivityTaskCompleted" in await other.events()
+
+
+async def test_what_was_on_its_way_before_a_call_makes_no_refusal_right(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind, other = two
+    await behind.start()
+    task = await behind.take()
+    is_stored, may_go_on = asyncio.Event(), asyncio.Event()
+    commit = behind.store.commit
+
+    async def slow(batch: Any) -> Any:
+        answer = await commit(batch)
+        is_stored.set()
+        await may_go_on.wait()
+        return answer
+
+    monkeypatch.setattr(behind.store, "commit", slow)
+    early = signal(behind)
+    try:
+        await asyncio.wait_for(is_stored.wait(), 5)
+        await other.complete(task, activity_command("a"))
+        activity = await other.take_activity()
+        answer = asyncio.create_task(behind.finish_activity(activity))
+        await asyncio.sleep(0.05)
+    finally:
+        may_go_on.set()
+    await early
+    await answer
+    assert "ActivityTaskCompleted" in await other.events()
+
+
+# -- polls that come to the other node ------------------------------------------------------------
+
+
+async def test_tasks_that_were_leased_for_polls_that_left_are_given_back(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = two
+    poll = first.poll()
+    await settle()
+    sharing = first.store.sharing
+    assert sharing is not None
+    lease = sharing.lease_tasks
+
+    async def slow(queue: Any, limit: int) -> Any:
+        found = await lease(queue, limit)
+        poll.cancel()
+        await asyncio.wait([poll])
+        return found
+
+    monkeypatch.setattr(sharing, "lease_tasks", slow)
+    await second.start()
+    async with asyncio.timeout(5):
+        while not poll.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await settle()
+    taken = second.poll()
+    await settle()
+    assert not taken.done()
+    await first.clock.advance(0.1)
+    async with asyncio.timeout(5):
+        assert (await taken).task_token
+
+
+async def test_a_query_goes_where_the_worker_polls_next(two: tuple[Harness, Harness]) -> None:
+    former, present = two
+    await former.start()
+    task = await former.take()  # it was there just now
+    await former.complete(task)
+    await settle()
+    request = QueryWorkflowRequest(
+        namespace="default",
+        execution=WorkflowExecution(workflow_id="wf"),
+        query=WorkflowQuery(query_type="state"),
+    )
+    query = asyncio.create_task(former.service.query_workflow(request))
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        asked = await present.take()
+        assert asked.query.query_type == "state"
+        await present.service.respond_query_task_completed(
+            RespondQueryTaskCompletedRequest(task_token=asked.task_token, completed_type=ANSWERED)
+        )
+        await query
+
+
+async def test_a_worker_that_leaves_is_answered_by_every_node(two: tuple[Harness, Harness]) -> None:
+    polls = []
+    for node in two:
+        request = PollWorkflowTaskQueueRequest(namespace="default", worker_instance_key="w1")
+        request.task_queue.name = QUEUE
+        polls.append(asyncio.create_task(node.service.poll_workflow_task_queue(request)))
+    await settle()
+    request = ShutdownWorkerRequest(
+        namespace="default", worker_instance_key="w1", task_queue=QUEUE, sticky_task_queue="s1"
+    )
+    await two[0].service.shutdown_worker(request)
+    async with asyncio.timeout(5):
+        assert [poll.task_token for poll in await asyncio.gather(*polls)] == [b"", b""]
+
+
+async def test_a_namespace_is_known_everywhere_when_it_was_made(
+    two: tuple[Harness, Harness],
+) -> None:
+    request = RegisterNamespaceRequest(namespace="new")
+    request.workflow_execution_retention_period.FromSeconds(86_400)
+    await two[0].service.register_namespace(request)
+    assert two[1].node.namespaces.get("new").name == "new"
