@@ -225,7 +225,7 @@ def checked(folder: Path, size: Size, tally: Tally, *, finished: bool) -> None:
     process.join(FINISH_WITHIN_S)
     if process.exitcode != 0:
         process.kill()
-        raise Wrong(f"the check found: {log_of(folder, 'check.log')}")
+        raise Wrong(f"the check ended with {process.exitcode}: {log_of(folder, 'check.log')}")
     runs, events, executions = map(int, (folder / "checked.txt").read_text().split())
     with tally.lock:
         tally.checks += 1

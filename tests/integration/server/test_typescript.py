@@ -176,7 +176,7 @@ async def node(project: Path, *arguments: str) -> bytes:
 
 
 async def play(project: Path, address: str) -> Played:
-    namespace = await new_namespace(f"grpc://{address}")
+    namespace = await new_namespace([address])
     with typescript_worker(project, address, namespace):
         async with perdure_worker(address, namespace) as client:
             output = await node(project, "lib/client.js", address, namespace, QUEUE, FOREIGN)
