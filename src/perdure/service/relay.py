@@ -39,6 +39,7 @@ log = logging.getLogger("perdure.service")
 _AT_ONCE: Final = 100
 _LOOK_EVERY_S: Final = 0.5
 _WANTED_MAX: Final = 10_000
+_NODE: Final = "node "
 
 RELAYED: Final[ContextVar[bool]] = ContextVar("relayed", default=False)
 """Whether the present call came from another node: it goes no further."""
@@ -78,7 +79,7 @@ _decode = msgspec.msgpack.Decoder(Ask | Reply).decode
 
 def node_address(node: int) -> str:
     """Where a node's own letters go."""
-    return f"node {node}"
+    return f"{_NODE}{node}"
 
 
 def queue_address(queue: Queue) -> str:
@@ -204,10 +205,10 @@ class Relay:
         """A letter was posted."""
         if address in self.addresses:
             self.look()
-            return
-        self._wanted[address] = None
-        if len(self._wanted) > _WANTED_MAX:  # it is found with the next beat
-            self._wanted.popitem(last=False)
+        elif not address.startswith(_NODE):
+            self._wanted[address] = None
+            if len(self._wanted) > _WANTED_MAX:  # it is found with the next beat
+                self._wanted.popitem(last=False)
 
     def arrived(self, queue: Queue) -> None:
         """A queue got a poll, having none: calls may wait for that, here or at other nodes."""
