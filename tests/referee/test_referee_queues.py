@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from temporalio.api.taskqueue.v1 import RateLimit
@@ -16,6 +17,22 @@ WORKFLOW = "TASK_QUEUE_TYPE_WORKFLOW"
 RateLimitUpdate = UpdateTaskQueueConfigRequest.RateLimitUpdate
 
 
+async def _until_queued(raw: RawWorker, count: int) -> None:
+    """Temporal starts a run first and queues its task a little later: one that comes while the
+    others are already polled for may overtake them."""
+    async with asyncio.timeout(30):
+        while True:
+            seen = await raw.env.call(
+                "DescribeTaskQueue",
+                task_queue={"name": raw.queue},
+                task_queue_type=WORKFLOW,
+                report_stats=True,
+            )
+            if seen.stats.approximate_backlog_count >= count:
+                return
+            await asyncio.sleep(0.05)
+
+
 async def _names(raw: RawWorker, count: int) -> list[str]:
     tasks = [await raw.workflow_task() for _ in range(count)]
     return [task.workflow_execution.workflow_id.rpartition("-")[2] for task in tasks]
@@ -26,6 +43,7 @@ async def test_queue_gives_out_by_priority(env: Env) -> None:
     raw = env.raw_worker()
     for name, key in [("low", 5), ("usual", 0), ("high", 1), ("third", 3)]:
         await raw.start(name, priority={"priority_key": key})
+    await _until_queued(raw, 4)
     env.note("order", await _names(raw, 4))
 
 
@@ -36,6 +54,7 @@ async def test_queue_shares_among_fairness_keys(env: Env) -> None:
         await raw.start(f"a{number}", priority={"fairness_key": "a"})
     for number in range(2):
         await raw.start(f"b{number}", priority={"fairness_key": "b"})
+    await _until_queued(raw, 22)
     names = await _names(raw, 22)
     # Temporal throws dice within a key, so only the gist can be compared.
     env.note("the few wait for the many", "b" in {name[0] for name in names[12:]})
