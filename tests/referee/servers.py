@@ -37,10 +37,12 @@ DYNAMIC_CONFIG = (
     "matching.useNewMatcher=true",
     "matching.enableFairness=true",
     "frontend.WorkflowPauseEnabled=true",
+    "frontend.enableCancelWorkerPollsOnShutdown=true",
 )
 """Temporal slows down chains of runs that are shorter than a second, and deletes a run half a
 minute after it closed; perdure does neither. Of a queue in several partitions nobody can say who
-goes first. What the last three ask for is always there in perdure."""
+goes first. What the last four ask for is always there in perdure; without the last, a task that
+meets a poll as its worker leaves is lost until it times out."""
 
 LIMITS = {
     "history.maximumSignalsPerExecution": 15,

@@ -11,6 +11,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,6 +57,9 @@ _LONGEST_POLL_PAUSE_S: Final = 10.0
 _FORCED_END_S: Final = 2.0
 """How long cancelled activities may take to end, once the grace period is over."""
 
+_TAKEN_WITHIN_S: Final = 5.0
+"""How long a worker that stops waits for activities that come with answers to workflow tasks."""
+
 Attempt = RunningActivity | RunningLocal
 
 
@@ -100,6 +104,9 @@ class ActivityWorker:
         self._pollers = min(pollers, slots) if is_remote(client.service) else slots
         self._taken = 0
         self._free = asyncio.Condition()
+        self._held = 0
+        self._none_held = asyncio.Event()
+        self._none_held.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = Threads(slots, "perdure-activity")
         self._processes = Processes(process_slots)
@@ -138,7 +145,6 @@ class ActivityWorker:
             self.loop.create_task(poll(), name=f"perdure-activity-poll-{number}")
             for number in range(self._pollers)
         ]
-        self._tasks.update(pollers)
         try:
             await asyncio.wait(pollers, return_when=asyncio.FIRST_EXCEPTION)
             for poller in pollers:
@@ -164,8 +170,9 @@ class ActivityWorker:
         async with self._free:
             self._free.notify_all()
         await self._leaving.end([poll for poll in self._polling if not poll.done()])
-        for task in self._idle_tasks():
-            task.cancel()
+        for poll in self._idle_polls():
+            poll.cancel()
+        await self._until_taken()
         await self._until_idle(grace_s)
         for attempt in list(self.running):
             attempt.cancel(CancellationReason.WORKER_SHUTDOWN)
@@ -176,9 +183,16 @@ class ActivityWorker:
             attempt.slot.cancel()
         self.running.clear()
 
-    def _idle_tasks(self) -> list[asyncio.Task[None]]:
+    def _idle_polls(self) -> list[asyncio.Task[None]]:
         busy = {attempt.slot for attempt in self.running}
-        return [task for task in self._tasks if task not in busy]
+        return [poll for poll in self._polling if poll not in busy]
+
+    async def _until_taken(self) -> None:
+        """Wait for activities that the service may just be giving out with the answer to a workflow
+        task: nobody else gets them before their time limit. Afterwards all that came has begun."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none_held.wait(), _TAKEN_WITHIN_S)
+        await asyncio.sleep(0)
 
     async def _until_idle(self, limit_s: float) -> None:
         """Wait until no activity runs, or the time is over."""
@@ -321,6 +335,7 @@ class ActivityWorker:
         workflow task; how many it were. `take` has to follow."""
         held = 0 if self.shutting_down else max(0, min(wanted, self.slots - self._taken))
         self._taken += held
+        self._count_held(held)
         return held
 
     def take(self, tasks: Sequence[PollActivityTaskQueueResponse], held: int) -> None:
@@ -330,6 +345,14 @@ class ActivityWorker:
             self._start(task)
         for _ in range(held - len(tasks)):
             self._give_back()
+        self._count_held(-held)
+
+    def _count_held(self, change: int) -> None:
+        self._held += change
+        if self._held:
+            self._none_held.clear()
+        else:
+            self._none_held.set()
 
     # --- one activity -------------------------------------------------------------------------
 

@@ -459,6 +459,25 @@ async def test_a_poller_that_waits_for_a_slot_does_not_hold_up_the_end(
     assert len(service.requests("shutdown_worker")) == 1
 
 
+async def test_what_comes_with_a_workflow_task_answered_during_the_end_is_done() -> None:
+    service = FakeService(remote=True)
+    options: dict[str, Any] = {"graceful_shutdown_timeout": timedelta(seconds=30)}
+    async with working(service, join, max_concurrent_activities=9, **options) as worker:
+        slots = worker._activity_worker
+        while service.polls_open == 0:
+            await asyncio.sleep(0)
+        held = slots.reserve(2)
+        stopping = asyncio.create_task(worker.shutdown())
+        for _ in range(100):  # it would have ended by now
+            await asyncio.sleep(0)
+        assert service.polls_open == 0
+        assert not stopping.done()
+        slots.take([service.offer("join", "x", 1)], held)
+        await stopping
+        assert [value(request) for request in service.requests(COMPLETED)] == ["x1-"]
+        assert slots.reserve(2) == 0
+
+
 @pytest.mark.parametrize("remote", [False, True])
 async def test_what_does_not_finish_is_handed_back(
     remote: bool, monkeypatch: pytest.MonkeyPatch
