@@ -1,13 +1,14 @@
 """Child processes for activities that hold the GIL.
 
-A child runs one activity at a time. It reports heartbeats through a queue, and reads from shared
-memory whether it is to stop; both are numbered by a slot that the activity holds while it runs.
-Children end with their parent, however that ends.
+A child runs one activity at a time. It reports heartbeats through a queue, under the number of the
+call, and reads from shared memory whether it is to stop, at a slot that the activity holds while it
+runs. Children end with their parent, however that ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -50,7 +51,8 @@ class Processes:
         self._pool: ProcessPoolExecutor | None = None
         self._heartbeats: Any = None
         self._flags: Any = None
-        self._listeners: dict[int, Heartbeat] = {}
+        self._numbers = itertools.count()
+        self._listeners: dict[int, _Listener] = {}
         self._free = list(range(maximum))
         self._slot_free = asyncio.Semaphore(maximum)
 
@@ -78,14 +80,17 @@ class Processes:
             pool = self._started()
             slot = self._free.pop()
             self._flags[slot] = 0
-            self._listeners[slot] = on_heartbeat
+            number = next(self._numbers)
+            listener = self._listeners[number] = _Listener(on_heartbeat)
             on_slot(lambda reason: self._tell(slot, reason))
             try:
                 call = _pickled((activity, tuple(args), dict(keywords)))
                 future = asyncio.get_running_loop().run_in_executor(
-                    pool, _run_in_child, slot, info, call
+                    pool, _run_in_child, number, slot, info, call
                 )
-                return _outcome(await asyncio.shield(future))
+                outcome = await asyncio.shield(future)
+                await listener.heard_all.wait()  # the outcome may overtake the last heartbeats
+                return _outcome(outcome)
             except BrokenProcessPool as error:
                 if self._pool is pool:
                     self._pool = None
@@ -93,7 +98,7 @@ class Processes:
                     "A child process died while it ran an activity", type="ChildProcessDied"
                 ) from error
             finally:
-                del self._listeners[slot]
+                del self._listeners[number]
                 self._free.append(slot)
 
     def close(self) -> None:
@@ -140,10 +145,22 @@ class Processes:
             except RuntimeError:  # the loop is closed
                 return
 
-    def _heard(self, slot: int, details: bytes) -> None:
-        listener = self._listeners.get(slot)
-        if listener is not None:
-            listener(pickle.loads(details))
+    def _heard(self, number: int, details: bytes | None) -> None:
+        listener = self._listeners.get(number)
+        if listener is None:
+            return
+        if details is None:
+            listener.heard_all.set()
+        else:
+            listener.on_heartbeat(pickle.loads(details))
+
+
+class _Listener:
+    """Who hears the heartbeats of one call."""
+
+    def __init__(self, on_heartbeat: Heartbeat) -> None:
+        self.on_heartbeat = on_heartbeat
+        self.heard_all = asyncio.Event()
 
 
 def _pickled(call: tuple[Any, ...]) -> bytes:
@@ -182,8 +199,9 @@ class _Child:
 class _ChildContext(ActivityContext):
     """A running attempt, seen from its child process."""
 
-    def __init__(self, slot: int, info: ActivityInfo) -> None:
+    def __init__(self, number: int, slot: int, info: ActivityInfo) -> None:
         super().__init__()
+        self._number = number
         self._slot = slot
         self._info = info
 
@@ -197,7 +215,7 @@ class _ChildContext(ActivityContext):
     def heartbeat(self, details: Sequence[Any]) -> None:
         for value in details:
             Converter().encode(value)  # tell a mistake here, where it was made
-        _Child.heartbeats.put((self._slot, pickle.dumps(tuple(details))))
+        _Child.heartbeats.put((self._number, pickle.dumps(tuple(details))))
         self.check_cancelled()
 
     def check_cancelled(self) -> None:
@@ -233,8 +251,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_in_child(slot: int, info: ActivityInfo, call: bytes) -> tuple[str, Any]:
-    context = _ChildContext(slot, info)
+def _run_in_child(number: int, slot: int, info: ActivityInfo, call: bytes) -> tuple[str, Any]:
+    context = _ChildContext(number, slot, info)
     token = activity_context.running.set(context)
     try:
         activity, args, keywords = pickle.loads(call)
@@ -249,3 +267,4 @@ def _run_in_child(slot: int, info: ActivityInfo, call: bytes) -> tuple[str, Any]
         return "failure", failure_from(error, Converter()).SerializeToString()
     finally:
         activity_context.running.reset(token)
+        _Child.heartbeats.put((number, None))

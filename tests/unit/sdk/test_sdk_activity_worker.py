@@ -31,6 +31,7 @@ from perdure.sdk.errors import ApplicationError, ErrorCategory
 from perdure.sdk.failures import error_from
 from perdure.sdk.interceptors import ActivityInterceptor, ExecuteActivity, HeartbeatActivity
 from perdure.sdk.options import RetryPolicy
+from perdure.sdk.processes import Processes
 from perdure.sdk.runtime.local_execution import LocalAttempt
 from perdure.sdk.worker import Worker
 
@@ -548,6 +549,7 @@ def in_process(n: int) -> tuple[int, str]:
 
 @activity(executor="process")
 def failing_in_process() -> None:
+    activity.heartbeat("as far as", 7)
     raise ApplicationError("no", 7, type="Refused", category=ErrorCategory.BENIGN)
 
 
@@ -584,6 +586,22 @@ async def test_activities_run_in_child_processes() -> None:
     error = failure(failed)
     assert (error.type, error.details, error.category) == ("Refused", (7,), ErrorCategory.BENIGN)
     assert "raise ApplicationError" in error.stack_trace
+
+
+async def test_the_last_heartbeat_of_a_child_is_heard_before_its_outcome(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = Processes._heard
+
+    def late(self: Processes, number: int, details: bytes | None) -> None:
+        asyncio.get_running_loop().call_later(0.05, heard, self, number, details)
+
+    monkeypatch.setattr(Processes, "_heard", late)
+    service = FakeService()
+    async with working(service, failing_in_process):
+        service.offer("failing_in_process")
+        (failed,) = await service.until(FAILED)
+    assert CONVERTER.decode_all(failed.last_heartbeat_details) == ["as far as", 7]
 
 
 async def test_a_child_that_dies_fails_its_activity_only() -> None:
