@@ -465,7 +465,7 @@ async def test_what_comes_with_a_workflow_task_answered_during_the_end_is_done()
     options: dict[str, Any] = {"graceful_shutdown_timeout": timedelta(seconds=30)}
     async with working(service, join, max_concurrent_activities=9, **options) as worker:
         slots = worker._activity_worker
-        while service.polls_open == 0:
+        for _ in range(20):  # for the polls to be open
             await asyncio.sleep(0)
         held = slots.reserve(2)
         stopping = asyncio.create_task(worker.shutdown())
