@@ -153,6 +153,10 @@ class Executions:
         entry = self._runs.get(key)
         return entry is None or stored is None or entry.run.state.version < stored
 
+    def is_awaited(self, key: int) -> bool:
+        """Whether somebody waits for a commit of a run."""
+        return key in self._close_watchers or key in self._watchers or key in self.companions
+
     async def look_again(self, key: int) -> None:
         """Another node may have changed a run: wake who waits for that."""
         try:

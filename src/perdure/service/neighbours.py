@@ -196,7 +196,8 @@ class Neighbours:
             log.warning("the namespaces are not known anew: %s", error.message)
 
     def _run_changed(self, key: int) -> None:
-        self._spawn(self._look_at(key))
+        if self._node.executions.is_awaited(key):  # notices go to all nodes
+            self._spawn(self._look_at(key))
 
     async def _look_at(self, key: int) -> None:
         """Wake who waits for a run, if it really changed."""

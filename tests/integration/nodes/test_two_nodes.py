@@ -215,6 +215,27 @@ async def test_signals_from_both_sides_all_arrive(two: Two, stack: AsyncExitStac
     assert sorted(await handle.result()) == list(range(100))
 
 
+async def test_a_node_reads_no_run_that_only_the_other_waits_for(
+    two: Two, stack: AsyncExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two.work(stack, two.second)
+    store: Any = two.first.service.node.store  # type: ignore[attr-defined]
+    load, loaded = store.load, set()
+
+    async def noting(key: int) -> Any:
+        loaded.add(key)
+        return await load(key)
+
+    monkeypatch.setattr(store, "load", noting)
+    await two.second.start(Ledger, id="ledger")
+    result = asyncio.create_task(two.first.handle("ledger").result())
+    for number in range(3):
+        assert await two.second.execute(chain, f"c{number}", 1) == 1
+    await two.second.handle("ledger").signal("close")
+    assert await result == []  # notices come in order: it heard of all that went before
+    assert loaded == {await store.find("default", "ledger")}
+
+
 async def test_a_node_that_leaves_takes_no_timer_and_no_task_with_it(postgres_dsn: str) -> None:
     CALLS.clear()
     async with perdure.connect(postgres_dsn) as first:
