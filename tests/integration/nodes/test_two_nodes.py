@@ -25,6 +25,7 @@ import perdure
 from perdure import Client, activity, workflow
 from perdure.api.errors import NamespaceAlreadyExists, NamespaceNotFound, NotFound
 from perdure.sdk.errors import QueryFailedError, UpdateFailedError, WorkflowFailedError
+from perdure.store.sharing import Awaited
 
 CALLS: Counter[str] = Counter()
 
@@ -227,13 +228,16 @@ async def test_a_node_reads_no_run_that_only_the_other_waits_for(
         return await load(key)
 
     monkeypatch.setattr(store, "load", noting)
-    await two.second.start(Ledger, id="ledger")
-    result = asyncio.create_task(two.first.handle("ledger").result())
-    for number in range(3):
-        assert await two.second.execute(chain, f"c{number}", 1) == 1
-    await two.second.handle("ledger").signal("close")
+    for name in ("theirs", "ours"):
+        await two.second.start(Ledger, id=name)
+    theirs = await store.find("default", "theirs")
+    await store.sharing.watch([(theirs, Awaited.CLOSE)])  # as the second does for who waits there
+    result = asyncio.create_task(two.first.handle("ours").result())
+    for name in ("theirs", "ours"):
+        await two.second.handle(name).signal("close")
+        await two.second.handle(name).result()
     assert await result == []  # notices come in order: it heard of all that went before
-    assert loaded == {await store.find("default", "ledger")}
+    assert theirs not in loaded
 
 
 async def test_a_node_that_leaves_takes_no_timer_and_no_task_with_it(postgres_dsn: str) -> None:
