@@ -141,6 +141,8 @@ class Executions:
             stored = await self._sharing.version(key)
         except StoreError as error:
             raise Unavailable(f"The database cannot be read: {error}") from error
+        if entry.dropped:
+            return False  # as what this node changed meanwhile was lost to another one
         if entry.unit is not None or entry.run.state.version > version:
             return True  # changed by this node meanwhile
         if stored == version:
