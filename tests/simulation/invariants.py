@@ -20,6 +20,7 @@ from perdure.store.contract import Record
 from perdure.store.query import Query
 from perdure.testing import Replayer
 
+from .refusals import missed_signals, unfounded
 from .workload import WORKFLOWS, Ledger, Plan, agrees, expected
 
 LIMIT = 10_000
@@ -73,9 +74,11 @@ async def check(node: Node, runs: list[Run], plans: list[Plan], ledger: Ledger) 
         wrong += history_faults(run)
         wrong += replay_faults(run)
         wrong += activity_faults(run, ledger)
+        wrong += missed_signals(run.state, run.events, ledger.evidence)
     wrong += signal_faults(runs, plans, ledger)
     wrong += update_faults(runs, ledger)
     wrong += promise_faults(runs, plans, ledger)
+    wrong += unfounded(ledger.evidence)
     wrong += await leftovers(node)
     return wrong
 

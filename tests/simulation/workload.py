@@ -18,6 +18,8 @@ from perdure import (
     workflow,
 )
 
+from .refusals import Evidence
+
 Step = list[Any]
 ANYTHING = "*"
 KINDS = ("step", "steps", "timer", "local", "dice", "child", "tell", "race", "broken", "again")
@@ -40,6 +42,7 @@ class Ledger:
     """What happened outside of the store, by the simulation's own books."""
 
     rng: random.Random
+    evidence: Evidence
     clocks_differ_ns: int = 0  # by how much the clocks of nodes may differ
     started: set[str] = field(default_factory=set)  # acknowledged: workflow ids
     signals: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
