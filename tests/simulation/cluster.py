@@ -178,5 +178,5 @@ def _network(rng: random.Random) -> Network:
         severed=rng.choice([0.0, 0.0, 0.01, 0.1]),
         unheard=rng.choice([0.0, 0.0, 0.1, 1.0]),
         delay_s=rng.choice([0.0, 0.001, 0.01, 0.2]),
-        late=rng.choice([0.0, 0.0, 0.1, 0.3]),
+        late=rng.choice([0.0, 0.1, 0.3, 0.5]),
     )
