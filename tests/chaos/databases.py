@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import postgres
 
 NAME = "chaos"
+HEARD_WITHIN_S = 1.0
+CAUGHT_UP_WITHIN_S = 60.0
 
 
 class Server(postgres.PostgresServer):
@@ -54,13 +57,18 @@ class Databases:
     def start(self) -> None:
         """Both servers, where a commit waits for the replica's disk."""
         bin_dir, directory = self.primary.bin_dir, self.primary.directory
-        postgres._initialise(bin_dir, directory, {"autovacuum": "on"})
+        # What the replica missed must still be there when it is back.
+        settings = {"autovacuum": "on", "wal_keep_size": "'1GB'"}
+        postgres._initialise(bin_dir, directory, settings)
         self._copy()
         self.primary.start()
         self.replica.start()
-        self.primary.run("ALTER SYSTEM SET synchronous_standby_names = '*'")
-        self.primary.run("SELECT pg_reload_conf()")
+        self._let_commits_wait_for("*")
         self.primary.run(f"CREATE DATABASE {NAME}")
+
+    def _let_commits_wait_for(self, replicas: str) -> None:
+        self.primary.run(f"ALTER SYSTEM SET synchronous_standby_names = '{replicas}'")
+        self.primary.run("SELECT pg_reload_conf()")
 
     def _copy(self) -> None:
         """Make the replica of a primary that has not been started yet; pg_basebackup is not in all
@@ -80,6 +88,38 @@ class Databases:
         """The server that can be written crashes, and comes back."""
         self.now.stop()
         self.now.start()
+
+    def lose_replica(self) -> None:
+        """The replica is away: commits wait until it is back, or until they need not any more."""
+        self.replica.stop()
+
+    def go_on_alone(self) -> None:
+        """As an operator decides who would rather risk the primary's disk than wait."""
+        self._let_commits_wait_for("")
+
+    def regain_replica(self) -> None:
+        """The replica is back and has everything, and commits wait for it again.
+
+        It has to catch up twice: the last commits that did not wait were made while sessions heard
+        that they shall. Before that it must not be promoted.
+        """
+        self.replica.start()
+        self._catch_up()
+        self._let_commits_wait_for("*")
+        time.sleep(HEARD_WITHIN_S)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Wait until the replica has what the primary has now."""
+        [[here]] = self.primary.run("SELECT pg_current_wal_flush_lsn()::text")
+        there = (
+            "SELECT FROM pg_stat_replication "
+            f"WHERE state = 'streaming' AND flush_lsn >= '{here}'::pg_lsn"
+        )
+        give_up = time.monotonic() + CAUGHT_UP_WITHIN_S
+        while not self.primary.run(there):
+            assert time.monotonic() < give_up, f"the replica lags behind:\n{self.replica.log()}"
+            time.sleep(0.1)
 
     def promote(self) -> None:
         """The primary is lost for good, and the replica takes its place."""

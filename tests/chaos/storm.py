@@ -34,6 +34,12 @@ FIRST_OF_CLIENT = 100_000
 EVENTS = {"node": 8, "worker": 3, "cut": 4, "restart": 1}
 """What happens, and how often in proportion."""
 
+ONCE = {"replica lost": 0.25, "replica back": 0.4, "promotion": 0.5}
+"""What happens once, and after which part of the time."""
+
+ALONE_AT, ALONE_SHARE = 0.3, 0.5
+"""When and how often the operator lets the primary go on without the replica: else commits wait."""
+
 NO_DATABASE = (
     "cannot be reached",
     "shutting down",
@@ -68,6 +74,7 @@ class Storm:
         folder.mkdir(parents=True)
         self.folder, self.databases, self.dice = folder, databases, dice
         self.report = Report()
+        self.once = {"alone": ALONE_AT, **ONCE} if dice.random() < ALONE_SHARE else ONCE
         self.ports = [free_port() for _ in range(NODES)]
         self.nodes: list[Part] = []
         self.workers: list[Part] = []
@@ -116,13 +123,12 @@ class Storm:
         return self.report
 
     def _storm(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        half = end - seconds / 2
-        while time.monotonic() < end:
+        begin = time.monotonic()
+        once = sorted((part * seconds, what) for what, part in self.once.items())
+        while (passed_s := time.monotonic() - begin) < seconds:
             time.sleep(self.dice.uniform(*PAUSE_S))
-            if half and time.monotonic() > half:
-                half = 0.0
-                what = "promotion"
+            if once and passed_s > once[0][0]:
+                _, what = once.pop(0)
             else:
                 [what] = self.dice.choices(list(EVENTS), list(EVENTS.values()))
             self._happens(what)
@@ -143,6 +149,12 @@ class Storm:
                 self.databases.cut(self.dice.choice(CUT_SHARES))
             case "restart":
                 self.databases.restart()
+            case "replica lost":
+                self.databases.lose_replica()
+            case "alone":
+                self.databases.go_on_alone()
+            case "replica back":
+                self.databases.regain_replica()
             case "promotion":
                 self.databases.promote()
 

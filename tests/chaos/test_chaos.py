@@ -12,6 +12,7 @@ from .storm import chaos
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_or_done_twice_while_everything_breaks(tmp_path: Path) -> None:
     report = chaos(tmp_path / "storm", seconds=25, seed=1)
+    assert report.events["replica lost"] == report.events["replica back"] == 1
     assert report.events["promotion"] == 1
     assert report.events["node"] > 0
     assert report.found.runs > 20

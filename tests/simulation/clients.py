@@ -44,6 +44,7 @@ class Customer:
 
     def __init__(self, plan: Plan, ledger: Ledger, rng: random.Random) -> None:
         self.plan, self.ledger, self.rng = plan, ledger, rng
+        self.within_s = rng.choice([4.0, 20.0])  # all that it has to say
         self.first = Errand("start", self.start)
         self.others = [Errand("result", self.result)]
         for number in range(plan.signals):
@@ -63,7 +64,7 @@ class Customer:
 
     async def insist(self, errand: Errand, client: Client) -> None:
         if errand.name not in ("start", "result") and not errand.done:
-            await asyncio.sleep(self.rng.random() * 20)
+            await asyncio.sleep(self.rng.random() * self.within_s)
         while not errand.done:
             try:
                 await errand.act(client)

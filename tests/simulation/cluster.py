@@ -13,10 +13,12 @@ from perdure.store.sqlite import SqliteStore
 from perdure.testing import VirtualLoop
 from perdure.testing.faults import Faults
 
+from .chronicle import Chronicle
 from .clients import Customer
 from .invariants import check, digest, read_runs
 from .processes import Connection, Life, Process, track
-from .shared import Database, Network
+from .refusals import Evidence
+from .shared import LATE_S, Database, Network
 from .simulate import FAULTY_S, LIMIT_S, SETTLE_S, Outcome, deterministic, end, silent
 from .watched import WatchedService
 from .workload import ACTIVITIES, WORKFLOWS, Ledger, Plan, World, make_plans
@@ -36,16 +38,17 @@ class Cluster:
         rng = self.rng = random.Random(seed)
         self.faults = _faults(rng)
         self.outcome = Outcome(seed, faults=self.faults)
-        self.ledger = World.ledger = Ledger(random.Random(rng.random()))
+        chronicle = Chronicle(SqliteStore(":memory:"))
+        self.ledger = World.ledger = Ledger(random.Random(rng.random()), Evidence(chronicle))
         self.plans: list[Plan] = make_plans(rng)
         self.customers = [Customer(plan, self.ledger, rng) for plan in self.plans]
-        rows: Store = SqliteStore(":memory:")
-        self.rows = wrap(rows) if wrap else rows
+        self.rows: Store = wrap(chronicle) if wrap else chronicle
         network = _network(rng)
-        self.ledger.clocks_differ_ns = 4 * round(network.delay_s * 1e9)
+        late_s = LATE_S if network.late else 0.0
+        self.ledger.clocks_differ_ns = round((4 * network.delay_s + 2 * late_s) * 1e9)
         self.database = Database(network, self.rows)
         self.restless = rng.choice([0.0, 0.0, 60.0, 20.0])
-        self.outside = rng.choice([0, 0, 1, 2])  # workers that are no part of a node
+        self.outside = rng.choice([0, 1, 1, 2])  # workers that are no part of a node
         self.processes: list[Process] = []
 
     async def run(self) -> Outcome:
@@ -84,7 +87,7 @@ class Cluster:
     def _worker(self, number: int) -> Life:
         """A worker in a process of its own."""
         rng = random.Random(self.rng.random())
-        connection = Connection(self.processes, rng, fixed=rng.random() < 0.7)
+        connection = Connection(self.processes, rng, fixed=rng.random() < 0.3)
         service = WatchedService(connection, self.ledger)
         client = Client(service, identity=f"worker {number}")
         life = Life()
@@ -98,7 +101,8 @@ class Cluster:
 
     async def work(self) -> None:
         """All that the customers want, and time for what nobody waits for."""
-        client = Client(Connection(self.processes, self.rng, fixed=False), identity="customer")
+        connection = Connection(self.processes, self.rng, fixed=False)
+        client = Client(WatchedService(connection, self.ledger), identity="customer")
         try:
             async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as group:
                 for customer in self.customers:
@@ -174,4 +178,5 @@ def _network(rng: random.Random) -> Network:
         severed=rng.choice([0.0, 0.0, 0.01, 0.1]),
         unheard=rng.choice([0.0, 0.0, 0.1, 1.0]),
         delay_s=rng.choice([0.0, 0.001, 0.01, 0.2]),
+        late=rng.choice([0.0, 0.1, 0.3, 0.5]),
     )

@@ -56,6 +56,7 @@ T = TypeVar("T")
 ALL = 100_000
 SEVERAL = -1  # nodes whose workers hold tasks of one run
 NOTICE_DELAY_S = 0.005
+LATE_S = 2.0
 RECONNECTED_WITHIN_S = 6.0
 
 
@@ -64,16 +65,19 @@ class Network:
     """What may go wrong between a node and the database.
 
     ``severed``: the share of calls whose connection breaks, on the way there or back.
+    ``late``: the share of answers that take long: much can happen between a commit and the moment
+    in which its node hears of it.
     ``unheard``: the share of notices that a broken connection swallows.
     """
 
     severed: float = 0.0
     unheard: float = 0.0
     delay_s: float = 0.0
+    late: float = 0.0
 
     def heal(self) -> None:
         """Nothing more goes wrong."""
-        self.severed = self.unheard = 0.0
+        self.severed = self.unheard = self.late = 0.0
 
 
 @dataclass
@@ -237,6 +241,8 @@ class SharedStore(FaultyStore):
         if self.rng.random() < network.severed / 2:
             raise StoreUnavailable("injected: the connection broke on the way")
         result = await there(*arguments)
+        if network.late and self.rng.random() < network.late:
+            await asyncio.sleep(self.rng.random() * LATE_S)
         await self._travel()
         if self.rng.random() < network.severed / 2:
             raise StoreUnavailable("injected: the connection broke, and the answer is lost")

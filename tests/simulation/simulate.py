@@ -17,12 +17,15 @@ from perdure.api.errors import Unavailable
 from perdure.sdk.runtime import clocks, dice
 from perdure.sdk.runtime.context import state
 from perdure.store.contract import Store, StoreUnavailable
+from perdure.store.sqlite import SqliteStore
 from perdure.testing import VirtualLoop
 from perdure.testing.faults import Faults
 
+from .chronicle import Chronicle
 from .clients import Customer
 from .invariants import check, digest, read_runs
 from .nodes import Disk
+from .refusals import Evidence
 from .watched import WatchedService
 from .workload import ACTIVITIES, WORKFLOWS, Ledger, Plan, World, make_plans
 
@@ -64,10 +67,11 @@ class Simulation:
     def __init__(self, seed: int, wrap: Callable[[Store], Store] | None = None) -> None:
         self.rng = random.Random(seed)
         self.outcome = Outcome(seed, faults=_faults(self.rng))
-        self.ledger = World.ledger = Ledger(random.Random(self.rng.random()))
+        chronicle = Chronicle(SqliteStore(":memory:"))
+        self.ledger = World.ledger = Ledger(random.Random(self.rng.random()), Evidence(chronicle))
         self.plans: list[Plan] = make_plans(self.rng)
         self.customers = [Customer(plan, self.ledger, self.rng) for plan in self.plans]
-        self.disk = Disk(faults=self.outcome.faults)
+        self.disk = Disk(chronicle, faults=self.outcome.faults)
         self.wrap = wrap
 
     async def run(self) -> Outcome:

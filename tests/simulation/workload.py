@@ -18,6 +18,8 @@ from perdure import (
     workflow,
 )
 
+from .refusals import Evidence
+
 Step = list[Any]
 ANYTHING = "*"
 KINDS = ("step", "steps", "timer", "local", "dice", "child", "tell", "race", "broken", "again")
@@ -40,6 +42,7 @@ class Ledger:
     """What happened outside of the store, by the simulation's own books."""
 
     rng: random.Random
+    evidence: Evidence
     clocks_differ_ns: int = 0  # by how much the clocks of nodes may differ
     started: set[str] = field(default_factory=set)  # acknowledged: workflow ids
     signals: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -70,7 +73,7 @@ def _began() -> Ledger:
 )
 async def work(number: int) -> int:
     ledger = _began()
-    await asyncio.sleep(ledger.rng.random() * 2)
+    await asyncio.sleep(ledger.rng.random() * ledger.rng.choice([0.01, 0.01, 2.0]))
     if ledger.rng.random() < 0.2:
         raise RuntimeError("at random")
     return number * 2
@@ -232,7 +235,7 @@ def _plan(rng: random.Random, workflow_id: str, ids: list[str], depth: int) -> P
     root = depth == 0
     plan = Plan(workflow_id, [], fails=rng.random() < 0.1)
     if root:
-        plan.signals = rng.choice([0, 0, 1, 2, 4])
+        plan.signals = rng.choice([0, 0, 1, 4, 12])
         plan.updates = rng.choice([0, 0, 0, 1, 3])
         plan.cancel = rng.random() < 0.15
     for position in range(rng.randint(1, 5)):

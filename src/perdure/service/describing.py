@@ -36,7 +36,6 @@ from perdure.engine.execution import Execution
 from perdure.engine.state import Activity, Child, RetryPolicy, WorkflowTask
 from perdure.service import pages, records, visibility
 from perdure.service.reading import reading
-from perdure.service.units import Conflict
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -250,18 +249,13 @@ class DescribeRPCs:
         key = await node.executions.resolve(
             request.namespace, execution.workflow_id, execution.run_id
         )
-        while True:
-            entry = await node.executions.entry(key)
-            answer = describe(entry.run, node.clock.now_ns())
-            if entry.unit is not None:
-                try:
-                    await entry.unit.wait()  # what is shown must be stored before it is told
-                except Conflict:
-                    continue
-            metadata = await self._user_metadata(key)
-            if metadata is not None:
-                answer.execution_config.user_metadata.CopyFrom(metadata)
-            return answer
+        answer = await node.executions.view(
+            key, lambda entry: describe(entry.run, node.clock.now_ns())
+        )
+        metadata = await self._user_metadata(key)
+        if metadata is not None:
+            answer.execution_config.user_metadata.CopyFrom(metadata)
+        return answer
 
     async def _user_metadata(self, key: int) -> UserMetadata | None:
         """What the caller of the start wrote for people to read: only the first event has it."""

@@ -141,6 +141,8 @@ class Executions:
             stored = await self._sharing.version(key)
         except StoreError as error:
             raise Unavailable(f"The database cannot be read: {error}") from error
+        if entry.dropped:
+            return False  # as what this node changed meanwhile was lost to another one
         if entry.unit is not None or entry.run.state.version > version:
             return True  # changed by this node meanwhile
         if stored == version:
@@ -225,15 +227,29 @@ class Executions:
         raise Unavailable("The workflow changes too often to be found now; try again.")
 
     async def read(self, key: int) -> Entry:
-        """The run with nothing uncommitted in it, for an answer that shows its state.
+        """The run, once it is stored. By then newer changes may wait for that: see `view`.
 
         The entry is good until the caller next awaits.
+        """
+        return await self.view(key, lambda entry: entry)
+
+    async def view(self, key: int, look: Callable[[Entry], T]) -> T:
+        """What a look at the run shows, or raises, once all that it saw is durable.
+
+        The run may never be without newer changes: hence the look comes before the wait.
         """
         before = self._unit_of(key)
         for _ in range(self._settings.redo_max):
             entry = await self.entry(key)
-            if entry.unit is None or await self._is_sure(entry, before):
-                return entry  # newer changes may wait, but what it showed before them is durable
+            is_stored = entry.unit is None
+            try:
+                shown = look(entry)
+            except RPCError:
+                if not is_stored and not await self.is_sure(entry, before):
+                    continue
+                raise
+            if is_stored or await self.is_sure(entry, before):
+                return shown
         raise Unavailable("The run changes too often to be read now; try again.")
 
     def _unit_of(self, key: int) -> Unit | None:
@@ -241,7 +257,12 @@ class Executions:
         entry = self._runs.get(key)
         return None if entry is None else entry.unit
 
-    async def _is_sure(self, entry: Entry, before: Unit | None) -> bool:
+    def unit_of_current(self, namespace: str, workflow_id: str) -> Unit | None:
+        """The same for the run that a workflow id leads to."""
+        entry = self._current.get((namespace, workflow_id))
+        return None if entry is None else entry.unit
+
+    async def is_sure(self, entry: Entry, before: Unit | None) -> bool:
         """Whether what a run shows was stored at a moment after a call came.
 
         What was on its way `before` the call may have been stored before it, too, and other nodes
@@ -254,7 +275,7 @@ class Executions:
             unit = entry.unit  # of a call that came meanwhile
         if unit is None:
             return True
-        if not await _is_written(unit) or (entry.dropped and entry.unit is not None):
+        if not await unit.is_written() or (entry.dropped and entry.unit is not None):
             return False
         return self._sharing is None or unit is not before
 
@@ -404,7 +425,7 @@ class Executions:
             try:
                 result, unit = self.apply(entry, operation)
             except RPCError:
-                if not await self._is_sure(entry, before):
+                if not await self.is_sure(entry, before):
                     continue
                 raise
             try:
@@ -617,11 +638,3 @@ def _wake(watchers: Iterable[asyncio.Future[None]]) -> None:
     for watcher in watchers:
         if not watcher.done():
             watcher.set_result(None)
-
-
-async def _is_written(unit: Unit) -> bool:
-    try:
-        await unit.wait()
-    except Conflict:
-        return False
-    return True

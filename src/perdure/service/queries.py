@@ -10,6 +10,7 @@ whole history.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from temporalio.api.common.v1 import Payloads
@@ -83,6 +84,14 @@ def check(run: Execution) -> None:
         raise WorkflowNotReady("Workflow task is not scheduled yet.")
     if task is not None and task.attempt >= FAILING_ATTEMPT:
         raise failing_task()
+
+
+def _look(condition: int, entry: Entry) -> tuple[Entry, int]:
+    """A run that a worker could answer for, or its status when it is not to be asked."""
+    if is_rejected(entry.run, condition):
+        return entry, entry.run.state.status
+    check(entry.run)
+    return entry, 0
 
 
 def rides_along(run: Execution) -> bool:
@@ -247,12 +256,13 @@ class QueryRPCs:
         )
         deadline_ns = until(node.clock.now_ns(), node.settings.query_timeout_ns)
         while True:
-            entry = await node.executions.read(key)
-            if is_rejected(entry.run, request.query_reject_condition):
+            entry, status = await node.executions.view(
+                key, partial(_look, request.query_reject_condition)
+            )
+            if status:
                 rejected = QueryWorkflowResponse()
-                rejected.query_rejected.status = entry.run.state.status  # type: ignore[assignment]
+                rejected.query_rejected.status = status  # type: ignore[assignment]
                 return rejected
-            check(entry.run)
             answer = await self._ask_elsewhere(entry.run, request, deadline_ns)
             if answer is not None:
                 return answer

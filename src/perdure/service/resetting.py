@@ -92,6 +92,8 @@ class ResetRPCs:
             chain = await self._read_chain(request)
             current = await node.executions.read(chain.current_key)
             if request.request_id in current.run.requests:
+                if current.unit is not None and not await current.unit.is_written():
+                    continue
                 return ResetWorkflowExecutionResponse(run_id=current.run.info.run_id)
             reset.check(request, len(chain.events) + 1)
             done = self._apply(request, chain, current)

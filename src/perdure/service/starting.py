@@ -216,6 +216,7 @@ class Starting:
         namespace = node.namespaces.get_for_start(request.namespace)
         validation.start(request, node.settings)
         node.namespaces.admit(request.namespace, request.search_attributes)
+        before = node.executions.unit_of_current(request.namespace, request.workflow_id)
         for _ in range(node.settings.redo_max):
             await node.executions.committer.room()
             entry = await self._current(request)
@@ -223,12 +224,12 @@ class Starting:
                 found = self._existing(entry, request) if entry is not None else None
             except WorkflowAlreadyStarted:
                 assert entry is not None
-                if entry.unit is not None and not await _is_written(entry.unit):
+                if not await node.executions.is_sure(entry, before):
                     continue
                 raise
             if found is not None:
                 assert entry is not None
-                if await self._use(entry, found, request, signal):
+                if await self._use(entry, found, before, request, signal):
                     return found
                 continue
             start = start_run(
@@ -282,6 +283,7 @@ class Starting:
         self,
         entry: Entry,
         found: Outcome,
+        before: Unit | None,
         request: AnyStart,
         signal: SignalWorkflowExecutionRequest | None,
     ) -> bool:
@@ -290,10 +292,10 @@ class Starting:
         if not found.started:
             change = partial(lifecycle.signal, request=signal) if signal else _attachment(request)
         if change is None:
-            return entry.unit is None or await _is_written(entry.unit)
+            return entry.unit is None or await self._node.executions.is_sure(entry, before)
         found.attached = signal is None
         _, unit = self._node.executions.apply(entry, change)
-        return await _is_written(unit)
+        return await unit.is_written()
 
     def _begin(
         self,
@@ -392,14 +394,6 @@ def _attachment(request: AnyStart) -> Callable[[Transition], None] | None:
         request_id=request.request_id if options.attach_request_id else "",
         links=events.links(request.links) if options.attach_links else b"",
     )
-
-
-async def _is_written(unit: Unit) -> bool:
-    try:
-        await unit.wait()
-    except Conflict:
-        return False
-    return True
 
 
 class StartRPCs:

@@ -146,6 +146,14 @@ class Unit:
         self.waiters.append(future)
         return future
 
+    async def is_written(self) -> bool:
+        """Wait for the end; whether no other change was in the way. Raises Unavailable."""
+        try:
+            await self.wait()
+        except Conflict:
+            return False
+        return True
+
     def encode(self, node: int) -> list[Write]:
         """The writes, as of now; `node` is this node's number."""
         return [write.encode(node) for write in self.writes.values()]

@@ -8,6 +8,7 @@ fails and is made again, under the same update id. A rejected update leaves no t
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage as Stage
@@ -24,13 +25,15 @@ from perdure.api.errors import InvalidArgument, NotFound, PermissionDenied
 from perdure.engine import updates as engine_updates
 from perdure.engine import workflow_tasks
 from perdure.engine.execution import Execution
+from perdure.engine.transition import Transition
 from perdure.engine.updates import ACCEPTED, ADMITTED, COMPLETED, Found
 from perdure.service import validation, waiting
-from perdure.service.companion import PendingUpdate, Unblocked
+from perdure.service.companion import PendingUpdate, RunCompanion, Unblocked
 from perdure.service.settings import Settings
 from perdure.store.sharing import Awaited
 
 if TYPE_CHECKING:
+    from perdure.service.entries import Entry
     from perdure.service.node import Node
 
 UNSPECIFIED = Stage.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_UNSPECIFIED
@@ -94,6 +97,28 @@ def _ref(workflow_id: str, run_id: str, update_id: str) -> UpdateRef:
     return made
 
 
+# -- the run ---------------------------------------------------------------------------------------
+
+
+def _look(update_id: str, entry: Entry) -> tuple[Execution, Found | None]:
+    """The run, and what it knows of an update."""
+    return entry.run, engine_updates.find(entry.run, update_id)
+
+
+def _admit(
+    companion: RunCompanion, pending: PendingUpdate, settings: Settings, tx: Transition
+) -> None:
+    """See to it that a worker hears of an update, if the run can take one more."""
+    if pending.stage == ADMITTED:  # else it was accepted with a task that was there already
+        engine_updates.check_admission(
+            tx.run,
+            len(companion.admitted.keys() - {pending.update_id}),
+            in_flight_limit=settings.limits.updates_in_flight_max,
+            total_limit=settings.limits.updates_max,
+        )
+    workflow_tasks.schedule_speculative(tx)
+
+
 class UpdateRPCs:
     """The RPCs about updates, as a part of the service."""
 
@@ -127,6 +152,13 @@ class UpdateRPCs:
             try:
                 reached = await self._update(key, request, update, wanted, deadline_ns)
                 break
+            except NotFound:
+                found = await node.executions.resolve(
+                    request.namespace, execution.workflow_id, execution.run_id
+                )
+                if found == key:
+                    raise
+                # else it closed meanwhile, and another run took its place
             except Unblocked:
                 pinned = bool(execution.run_id)
                 await self._check_follower(key, update.meta.update_id, pinned=pinned)
@@ -142,13 +174,16 @@ class UpdateRPCs:
     async def _check_follower(self, key: int, update_id: str, *, pinned: bool) -> None:
         """A run closed under an update: go on only when it is done, as another node may have seen
         to, or when another run took its place."""
-        entry = await self.node.executions.read(key)
-        found = engine_updates.find(entry.run, update_id)
-        if found is not None and found.completed_event_id:
-            return
-        follower = bool(entry.run.state.successor_run_id or entry.run.state.reset_run_id)
-        if not entry.run.is_open and (pinned or not follower):
-            raise engine_updates.closing_error(continues=follower)
+
+        def check_open(entry: Entry) -> None:
+            found = engine_updates.find(entry.run, update_id)
+            if found is not None and found.completed_event_id:
+                return
+            follower = bool(entry.run.state.successor_run_id or entry.run.state.reset_run_id)
+            if not entry.run.is_open and (pinned or not follower):
+                raise engine_updates.closing_error(continues=follower)
+
+        await self.node.executions.view(key, check_open)
 
     async def _update(
         self,
@@ -159,13 +194,11 @@ class UpdateRPCs:
         deadline_ns: int,
     ) -> Reached:
         """The update on one run: found, joined, or admitted. Unblocked when the run closed."""
-        node = self.node
-        entry = await node.executions.read(key)
-        run, update_id = entry.run, update.meta.update_id
+        node, update_id = self.node, update.meta.update_id
+        run, found = await node.executions.view(key, partial(_look, update_id))
         first_run_id = request.first_execution_run_id
         if first_run_id and first_run_id != run.info.first_run_id:
             raise NotFound("workflow execution not found")
-        found = engine_updates.find(run, update_id)
         if found is not None:
             return await self._follow(key, run, update_id, found, wanted, deadline_ns)
         known = node.companions.known(key)
@@ -177,20 +210,9 @@ class UpdateRPCs:
         pending = companion.find_update(update_id)
         if pending is not None:
             return await self._wait(key, run.info.run_id, pending, wanted, deadline_ns)
-        try:
-            limits = node.settings.limits
-            engine_updates.check_admission(
-                run,
-                len(companion.admitted),
-                in_flight_limit=limits.updates_in_flight_max,
-                total_limit=limits.updates_max,
-            )
-        except BaseException:
-            companion.release()
-            raise
         pending = companion.add_update(update_id, update.SerializeToString())
         try:
-            await node.executions.transact(key, workflow_tasks.schedule_speculative)
+            await node.executions.transact(key, partial(_admit, companion, pending, node.settings))
         except BaseException as error:
             if isinstance(error, Exception) and pending.stage == ADMITTED:
                 companion.drop_update(pending, Unblocked())
@@ -220,7 +242,7 @@ class UpdateRPCs:
                 run, "update_workflow_execution", asked, deadline_ns
             )
         except NotFound:
-            if (await self.node.executions.read(run.key)).run.is_open:
+            if await self.node.executions.view(run.key, lambda entry: entry.run.is_open):
                 raise
             raise Unblocked from None  # the run closed, and may have a successor
         if answer is None:
@@ -303,9 +325,7 @@ class UpdateRPCs:
         return answer
 
     async def _poll(self, key: int, update_id: str, wanted: int, deadline_ns: int) -> Reached:
-        entry = await self.node.executions.read(key)
-        run = entry.run
-        found = engine_updates.find(run, update_id)
+        run, found = await self.node.executions.view(key, partial(_look, update_id))
         known = self.node.companions.known(key)
         pending = known.find_update(update_id) if known is not None else None
         if found is None and pending is None:

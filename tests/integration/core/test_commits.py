@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,9 +18,13 @@ from harness import (
     settle,
     timer_command,
 )
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import CommandType
 from temporalio.api.workflowservice.v1 import (
+    ResetStickyTaskQueueRequest,
     SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
+    UpdateWorkflowExecutionRequest,
 )
 
 from perdure.api.errors import Cancelled, NotFound, Unavailable
@@ -82,6 +87,13 @@ def signal(name: str, request_id: str = "") -> SignalWorkflowExecutionRequest:
         input=payloads(name),
         request_id=request_id,
     )
+
+
+def update_request() -> UpdateWorkflowExecutionRequest:
+    made = UpdateWorkflowExecutionRequest(namespace="default", workflow_execution=execution())
+    made.request.meta.update_id = "u"
+    made.request.input.name = "change"
+    return made
 
 
 @pytest.mark.parametrize("when", [BEFORE, BLIND])
@@ -226,6 +238,76 @@ async def test_a_refusal_that_rests_on_a_lost_write_is_reconsidered(shaky: Harne
     await shaky.service.signal_workflow_execution(signal("late"))
     key = await shaky.node.executions.resolve("default", "wf")
     assert (await shaky.node.executions.read(key)).run.state.signal_count == 1
+
+
+async def test_a_view_shows_nothing_that_may_still_be_lost(shaky: Harness) -> None:
+    """Though newer changes stack up on those that it waits for."""
+    await shaky.start()
+    gate = shaky.store.held = asyncio.Event()  # type: ignore[attr-defined]
+    fail(shaky, "", BEFORE)
+    key = await shaky.node.executions.resolve("default", "wf")
+    first = asyncio.ensure_future(shaky.service.signal_workflow_execution(signal("one")))
+    await settle()
+    count = asyncio.ensure_future(
+        shaky.node.executions.view(key, lambda entry: entry.run.state.signal_count)
+    )
+    await settle()
+    second = asyncio.ensure_future(shaky.service.signal_workflow_execution(signal("two")))
+    await settle()
+    gate.set()
+    with pytest.raises(Unavailable):
+        await second
+    with suppress(Unavailable):  # where other nodes may be, it has to look again
+        assert await count == 1
+    await first
+
+
+async def test_an_update_is_not_refused_for_an_end_that_is_lost(shaky: Harness) -> None:
+    await shaky.start()
+    task = await shaky.take()
+    gate = shaky.store.held = asyncio.Event()  # type: ignore[attr-defined]
+    fail(shaky, "", BEFORE)
+    reset = ResetStickyTaskQueueRequest(namespace="default", execution=execution())
+    first = asyncio.ensure_future(shaky.service.reset_sticky_task_queue(reset))
+    await settle()
+    update = asyncio.ensure_future(shaky.service.update_workflow_execution(update_request()))
+    await settle()
+    close = asyncio.ensure_future(shaky.complete(task, complete_command()))
+    await settle()
+    gate.set()
+    gate = shaky.store.held = asyncio.Event()  # type: ignore[attr-defined]
+    await first
+    await settle()
+    assert not update.done()  # "already completed" is not known to be true yet
+    gate.set()
+    with pytest.raises(Unavailable):
+        await close
+    await asyncio.wait([update], timeout=0.1)
+    assert not update.done() or isinstance(update.exception(), Unavailable)
+    update.cancel()
+
+
+async def test_an_update_follows_a_run_that_continued_as_new_meanwhile(shaky: Harness) -> None:
+    await shaky.start()
+    task = await shaky.take()
+    gate = shaky.store.held = asyncio.Event()  # type: ignore[attr-defined]
+    reset = ResetStickyTaskQueueRequest(namespace="default", execution=execution())
+    first = asyncio.ensure_future(shaky.service.reset_sticky_task_queue(reset))
+    await settle()
+    update = asyncio.ensure_future(shaky.service.update_workflow_execution(update_request()))
+    await settle()
+    command = Command(command_type=CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION)
+    command.continue_as_new_workflow_execution_command_attributes.workflow_type.name = "flow"
+    ending = asyncio.ensure_future(shaky.complete(task, command))
+    await settle()
+    gate.set()
+    await asyncio.gather(first, ending)
+    task = await shaky.take()
+    if not task.messages:
+        await shaky.complete(task)
+        task = await shaky.take()
+    assert task.messages[0].protocol_instance_id == "u"
+    update.cancel()
 
 
 async def test_a_write_of_another_node_is_a_conflict_and_is_redone(shaky: Harness) -> None:
