@@ -65,12 +65,68 @@ FILTERS = (
     "Customer IN ('{customer}', 'customer-00007')",
     "Customer = '{customer}' AND ExecutionStatus = 'Completed' ORDER BY CloseTime DESC",
     "Customer STARTS_WITH 'customer-0000'",
+    "Customer STARTS_WITH 'customer-00'",
+    "Customer STARTS_WITH 'customer-'",
+    "Customer STARTS_WITH 'customer-0000' AND ExecutionStatus = 'Failed'",
+    "Customer STARTS_WITH 'customer-000' AND StartTime < '{early}' ORDER BY CloseTime DESC",
+    "Customer STARTS_WITH 'no-such-customer'",
+    "NOT Customer STARTS_WITH 'customer-'",
+    "Customer > 'customer-19999'",
+    "Customer != '{customer}'",
+    "Customer IS NOT NULL",
+    "Customer IS NULL",
+    "ORDER BY Customer ASC",
+    "ORDER BY Customer DESC",
     "Region = 'asia'",
     "Region = 'asia' AND ExecutionStatus = 'Running'",
     "Tags = 'tag-3'",
     "Tags = 'no-such-tag'",
     "Amount = 54321",
     "Amount > 99990",
+    "Amount > 99000",
+    "Amount > 98000",
+    "Amount > 50000",
+    "Amount BETWEEN 20000 AND 20010",
+    "Amount > 99990 OR Amount < 10010",
+    "Amount > 99900 AND ExecutionStatus = 'Failed'",
+    "Amount > 99000 AND ExecutionStatus = 'Completed' AND StartTime < '{early}'",
+    "Amount > 50000 AND WorkflowType = 'order-3' AND ExecutionStatus = 'TimedOut'",
+    "Amount > 99000 ORDER BY CloseTime DESC",
+    "Amount > 99000 AND WorkflowType = 'order-3' ORDER BY CloseTime DESC",
+    "Amount > 1000000",
+    "Amount != 54321",
+    "ORDER BY Amount ASC",
+    "ORDER BY Amount DESC",
+    "ExecutionStatus = 'Failed' ORDER BY Amount DESC",
+    "Region != 'asia'",
+    "Region IN ('asia', 'europe') AND Amount > 99990",
+    "ORDER BY Region DESC",
+    "Due > '{late}'",
+    "Due BETWEEN '{early}' AND '{after_early}'",
+    "Due BETWEEN '{early}' AND '{day_after_early}'",
+    "Due < '{early}'",
+    "Due < '{early}' AND ExecutionStatus = 'Running'",
+    "Ticket = 'ticket-00007'",
+    "Ticket != 'ticket-00007'",
+    "Ticket STARTS_WITH 'ticket-00'",
+    "Ticket STARTS_WITH 'ticket-'",
+    "Ticket IS NULL",
+    "Ticket IS NOT NULL",
+    "Ticket IS NOT NULL AND ExecutionStatus = 'Failed'",
+    "ORDER BY Ticket ASC",
+    "ORDER BY Ticket DESC",
+    "Score > 0.75",
+    "Score > 0.75 AND ExecutionStatus = 'Failed'",
+    "Score != 0.5",
+    "Score IS NOT NULL",
+    "ORDER BY Score DESC",
+    "Tags != 'all'",
+    "Tags IS NOT NULL",
+    "Tags STARTS_WITH 'no-such-tag'",
+    "ExecutionDuration > '59m59s'",
+    "ExecutionTime > '{late}'",
+    "HistoryLength > 1000",
+    "RootWorkflowId = 'no-such-root'",
     "ParentWorkflowId = 'no-such-parent'",
 )
 COUNTS = (
@@ -87,22 +143,16 @@ COUNTS = (
 async def stored(connection: Any) -> dict[str, str]:
     """Values that stored runs have."""
     row = await connection.fetchrow(
-        "SELECT workflow_id, run_id, search_attributes ->> 'Customer' AS customer, "
+        "SELECT workflow_id AS id, run_id AS run, search_attributes ->> 'Customer' AS customer, "
         "to_char(to_timestamp(min_ns / 1e9 + 86400 * 10), '{0}') AS early, "
+        "to_char(to_timestamp(min_ns / 1e9 + 86400 * 10 + 3600), '{0}') AS after_early, "
+        "to_char(to_timestamp(min_ns / 1e9 + 86400 * 11), '{0}') AS day_after_early, "
         "to_char(to_timestamp(min_ns / 1e9 + 86400 * 20), '{0}') AS late "
         "FROM perdure.runs, (SELECT min(start_ns) AS min_ns FROM perdure.runs) AS m "
-        "WHERE close_ns > 0 AND workflow_id NOT LIKE 'template%' OFFSET 5000 LIMIT 1".format(
-            'YYYY-MM-DD"T"HH24:MI:SS"Z"'
-        )
+        "WHERE close_ns > 0 AND search_attributes <> '{{}}' AND workflow_id NOT LIKE 'template%' "
+        "OFFSET 5000 LIMIT 1".format('YYYY-MM-DD"T"HH24:MI:SS"Z"')
     )
-    return {
-        "id": row["workflow_id"],
-        "prefix": row["workflow_id"][:-1],
-        "run": row["run_id"],
-        "customer": row["customer"],
-        "early": row["early"],
-        "late": row["late"],
-    }
+    return dict(row) | {"prefix": row["id"][:-1]}
 
 
 class Asked:
