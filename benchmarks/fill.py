@@ -166,14 +166,15 @@ def _copy(
     start_ns = now_ns - dice.randrange(SPAN_NS)
     due_s = start_ns // 10**9 + dice.randrange(_DUE_WITHIN_S)
     ids = {
-        run["run_id"]: str(uuid.UUID(int=dice.getrandbits(128), version=4)),
-        run["workflow_id"]: f"{key:0{len(run['workflow_id'])}d}"[-len(run["workflow_id"]) :],
         _CUSTOMER: f"customer-{dice.randrange(CUSTOMERS):05d}",
         str(_AMOUNT): f"{dice.randrange(10_000, 100_000)}",
         f"{_DUE.timestamp():.0f}000000000": f"{due_s}000000000",
         f"{_DUE:{_TIME}}": f"{datetime.fromtimestamp(due_s, UTC):{_TIME}}",
         _TICKET: f"ticket-{dice.randrange(100_000):05d}",
         "0.5": f"0.{dice.randrange(1, 10)}",
+        # Last: nothing is replaced in them.
+        run["run_id"]: str(uuid.UUID(int=dice.getrandbits(128), version=4)),
+        run["workflow_id"]: f"{key:0{len(run['workflow_id'])}d}"[-len(run["workflow_id"]) :],
     }
     changed = {
         "key": key,
