@@ -23,7 +23,6 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 import perdure
-from perdure.store.postgres import render
 
 PAGE = 50
 TIMES = 7
@@ -155,28 +154,30 @@ async def stored(connection: Any) -> dict[str, str]:
     return dict(row) | {"prefix": row["id"][:-1]}
 
 
+Statement = tuple[str, tuple[Any, ...]]
+
+
 class Asked:
-    """A node's service, and the last statement that it made."""
+    """A node's service, and the statements that it made for the last question."""
 
     def __init__(self, client: Any) -> None:
         self.service = client.service
-        self.store = client.service.node.store
-        self.query: Any = None
-        for name in ("list_runs", "count_runs"):
-            setattr(self.store, name, self._noting(getattr(self.store, name)))
+        self.statements: list[Statement] = []
+        store = client.service.node.store
+        read = store._read_planned
 
-    def _noting(self, work: Any) -> Any:
-        async def noted(query: Any) -> Any:
-            self.query = query
-            return await work(query)
+        async def noting(statement: str, *parameters: Any) -> Any:
+            self.statements.append((statement, parameters))
+            return await read(statement, *parameters)
 
-        return noted
+        store._read_planned = noting
 
     async def page_ms(self, text: str, token: bytes) -> tuple[float, bytes]:
         """How long one page takes, and the token of the next."""
         request = ListWorkflowExecutionsRequest(
             namespace="default", query=text, page_size=PAGE, next_page_token=token
         )
+        self.statements = []
         begin = time.perf_counter()
         answer = await self.service.list_workflow_executions(request)
         return (time.perf_counter() - begin) * 1e3, answer.next_page_token
@@ -184,28 +185,31 @@ class Asked:
     async def count_ms(self, text: str) -> float:
         """How long a count takes."""
         request = CountWorkflowExecutionsRequest(namespace="default", query=text)
+        self.statements = []
         begin = time.perf_counter()
         await self.service.count_workflow_executions(request)
         return (time.perf_counter() - begin) * 1e3
 
 
-async def measured(asked: Asked, text: str) -> tuple[float, float | None, Any]:
-    """Milliseconds of the first page and of the eleventh, and the slower one's query."""
+async def measured(asked: Asked, text: str) -> tuple[float, float | None, list[Statement]]:
+    """Milliseconds of the first page and of the eleventh, and the slower one's statements."""
     first = [(await asked.page_ms(text, b""))[0] for _ in range(TIMES)]
-    query, token, worst = asked.query, b"", statistics.median(first)
+    made, token, worst = asked.statements, b"", statistics.median(first)
     for _ in range(10):
         _, token = await asked.page_ms(text, token)
         if not token:
-            return worst, None, query
+            return worst, None, made
     later = statistics.median([(await asked.page_ms(text, token))[0] for _ in range(TIMES)])
-    return worst, later, asked.query if later > worst else query
+    return worst, later, asked.statements if later > worst else made
 
 
-async def explain(connection: Any, statement: tuple[str, list[Any]]) -> str:
-    """The plan of a statement, as it ran."""
-    text, parameters = statement
-    rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {text}", *parameters)
-    return text + "\n" + "\n".join(row[0] for row in rows)
+async def explain(connection: Any, statements: list[Statement]) -> str:
+    """The plans of statements, as they ran."""
+    lines = []
+    for text, parameters in statements:
+        rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {text}", *parameters)
+        lines += [text, *(row[0] for row in rows)]
+    return "\n".join(lines)
 
 
 def shown(taken_ms: float | None) -> str:
@@ -223,15 +227,15 @@ async def ask_all(dsn: str, *, plans: bool) -> None:
     async with perdure.connect(dsn) as client:
         asked = Asked(client)
         for text in FILTERS:
-            first, later, query = await measured(asked, text.format(**values))
+            first, later, made = await measured(asked, text.format(**values))
             table.add_row(text or "(all)", shown(first), shown(later))
             if plans and max(first, later or 0) > AIM_MS:
-                console.print(text, await explain(connection, render.select(query)), markup=False)
+                console.print(text, await explain(connection, made), markup=False)
         for text in COUNTS:
             taken = [await asked.count_ms(text.format(**values)) for _ in range(TIMES)]
             counts.add_row(text or "(all)", shown(statistics.median(taken)))
             if plans and statistics.median(taken) > AIM_MS:
-                plan = await explain(connection, render.count(asked.query))
+                plan = await explain(connection, asked.statements)
                 console.print(text, plan, markup=False)
     await connection.close()
     console.print(table)
