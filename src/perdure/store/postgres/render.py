@@ -8,10 +8,13 @@ among them.
 Runs with a common value are found quickest in the order of the page, those with a rare one by an
 index, and the planner cannot tell well which it is. So a query for custom attributes takes a
 `first_look` at the runs that come first; only when they do not fill the page is it asked in full.
+If they hardly began to fill it, it is asked without thought of the order: values may go with that,
+as those of times do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeGuard
@@ -42,6 +45,9 @@ Parameters = list[Scalar | Decimal | None]
 
 FIRST_LOOK: Final = 2_000
 """Runs that are looked through before a query for custom attributes is asked in full."""
+
+FAIR_SHARE: Final = 0.1
+"""Of a page: if the first look finds this, going on in its order will find the rest soon."""
 
 _HINTED_MAX: Final = 100
 _INT64: Final = 1 << 63
@@ -92,6 +98,18 @@ def select(part: Part, limit: int) -> tuple[str, Parameters]:
     """The page of runs that a query asks for."""
     rendering = _PostgresRendering(part)
     return rendering.select(_limited(part, limit)), rendering.parameters
+
+
+def select_unordered(part: Part, limit: int) -> tuple[str, Parameters]:
+    """The same, by way of all the runs that a query asks for, whatever the page's order."""
+    rendering = _PostgresRendering(part)
+    return rendering.select_unordered(_limited(part, limit)), rendering.parameters
+
+
+def is_served(part: Part, indexed: Collection[Custom]) -> bool:
+    """Whether an index finds just the runs that some condition of a query lets pass."""
+    terms = _conjuncts(part.query.where)
+    return any(_is_served(term, indexed) for term in terms if not _is_about(part, term))
 
 
 def first_look(part: Part, limit: int) -> tuple[str, Parameters] | None:
@@ -178,6 +196,16 @@ class _PostgresRendering(Rendering):
             f"ORDER BY {order} LIMIT {self.bind(query.limit)}"
         )
 
+    def select_unordered(self, query: Query) -> str:
+        """See the function of this name."""
+        where = self.where(query)
+        if query.after is not None:
+            where += f" AND {self.after(query, query.after)}"
+        # OFFSET makes the planner forget that only the first are wanted.
+        found = f"SELECT * FROM {self.table} WHERE {where} OFFSET 0"
+        order, limit = self.order(query), self.bind(query.limit)
+        return f"SELECT * FROM ({found}) AS found ORDER BY {order} LIMIT {limit}"
+
     def _hint(self, term: Condition) -> str:
         """What holds wherever a condition does, in a form that an index serves; "" for nothing.
 
@@ -197,6 +225,14 @@ class _PostgresRendering(Rendering):
                 return f"({field} = {_EMPTY[field]})"
             case Not(IsNull(Column() as field)) if field in _EMPTY:
                 return f"({field} > {_EMPTY[field]})"
+            case Compare(Custom(_, Kind.LIST) as field) | StartsWith(Custom(_, Kind.LIST) as field):
+                return f"(NOT {self.has_no(field)})"
+            case Not(
+                Compare(Custom(_, Kind.LIST) as field)
+                | In(Custom(_, Kind.LIST) as field)
+                | StartsWith(Custom(_, Kind.LIST) as field)
+            ):
+                return f"(NOT {self.has_no(field)})"
         return ""
 
     def condition(self, condition: Condition) -> str:
@@ -286,6 +322,21 @@ def _is_custom(term: Condition) -> bool:
             return _is_custom(inner)
         case Compare(field) | In(field) | StartsWith(field) | IsNull(field):
             return isinstance(field, Custom)
+
+
+def _is_served(term: Condition, indexed: Collection[Custom]) -> bool:
+    match term:
+        case And(terms):
+            return any(_is_served(one, indexed) for one in terms)
+        case Or(terms):
+            return bool(terms) and all(_is_served(one, indexed) for one in terms)
+        case Not(IsNull(Custom() as field)):
+            return field in indexed
+        case Not(Compare() | In() | StartsWith() as inner):
+            return _is_served(inner, indexed)
+        case Compare(Custom() as field) | In(Custom() as field) | StartsWith(Custom() as field):
+            return field in indexed and not field.is_list
+    return False
 
 
 def _is_about(part: Part, term: Condition) -> bool:

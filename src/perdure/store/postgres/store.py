@@ -225,12 +225,17 @@ class PostgresStore:
         return [reads.to_record(row) for row in rows]
 
     async def _part(self, part: render.Part, limit: int) -> list[Any]:
+        select = render.select
         look = render.first_look(part, limit)
         if look is not None:
             rows = await self._read_planned(look[0], *look[1])
             if len(rows) == limit:
                 return rows
-        statement, parameters = render.select(part, limit)
+            if len(rows) < limit * render.FAIR_SHARE and render.is_served(
+                part, self._indexes.ready
+            ):
+                select = render.select_unordered
+        statement, parameters = select(part, limit)
         return await self._read_planned(statement, *parameters)
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
