@@ -36,6 +36,7 @@ WITHIN_S = 30
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "PAUSE_S", 0.05)
+    monkeypatch.setattr(indexes, "SMALL_BYTES", 0)
 
 
 @asynccontextmanager

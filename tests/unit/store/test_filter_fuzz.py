@@ -21,7 +21,7 @@ from perdure.service import search_attributes
 from perdure.service.filter import parse
 from perdure.store.contract import Record, Store, Write
 from perdure.store.paging import position
-from perdure.store.postgres import PostgresStore
+from perdure.store.postgres import PostgresStore, indexes
 from perdure.store.query import Order, Query
 from perdure.store.sqlite import SqliteStore
 from postgres import PostgresServer
@@ -217,10 +217,12 @@ async def index_all(dsn: str) -> None:
     await store.open()
     try:
         wanted = search_attributes.by_use([TYPES])
-        store.index_attributes(wanted, len(wanted))
-        async with asyncio.timeout(30):
-            while store._indexes.ready != set(wanted):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(indexes, "SMALL_BYTES", 0)
+            store.index_attributes(wanted, len(wanted))
+            async with asyncio.timeout(30):
+                while store._indexes.ready != set(wanted):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
     finally:
         await store.close()
     connection = await asyncpg.connect(dsn)

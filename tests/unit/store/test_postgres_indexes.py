@@ -41,7 +41,8 @@ LIMIT_S = 30
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexes, "PAUSE_S", 0.05)
-    monkeypatch.setattr(indexes, "PAUSE_MAX_S", 0.05)
+    monkeypatch.setattr(indexes, "LATER_S", 0.05)
+    monkeypatch.setattr(indexes, "SMALL_BYTES", 0)
 
 
 @asynccontextmanager
@@ -378,10 +379,10 @@ async def test_a_node_that_may_not_make_them_says_so_once_and_serves(
         guest_dsn = postgres_dsn.replace("//perdure@", "//guest@")
         with caplog.at_level(logging.WARNING, "perdure.store"):
             async with opened(guest_dsn) as [guest]:
-                tries: list[bool] = []
+                tries: list[float | None] = []
                 attempt = guest._indexes._try
 
-                async def counted() -> bool:
+                async def counted() -> float | None:
                     tries.append(await attempt())
                     return tries[-1]
 
@@ -430,8 +431,22 @@ def test_what_is_to_be_done() -> None:
     assert (mended.ready, mended.make, mended.drop) == (set(), (CITY,), (city,))
     full = plan([TAGS, COUNT, CITY], 2, {city: True, count: True})
     assert (full.ready, full.make, full.drop, full.left_out) == ({COUNT, CITY}, (), (), 1)
+    early = plan([CITY, COUNT], 1, {tags: True}, is_small=True)
+    assert (early.make, early.drop, early.is_early) == ((), (tags,), True)
+    assert not plan([CITY], 1, {city: True}, is_small=True).is_early
     fewer = plan([CITY, COUNT], 1, {city: True, count: True})
     assert (fewer.ready, fewer.drop, fewer.left_out) == ({CITY}, (count,), 1)
+
+
+async def test_a_small_table_needs_none_and_a_grown_one_gets_them(
+    store: PostgresStore, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "SMALL_BYTES", 100_000)
+    store.index_attributes([CITY], 10)
+    await asyncio.sleep(0.3)
+    assert await there(postgres_dsn) == {}
+    await fill(store)
+    await until_indexed(postgres_dsn, [CITY])
 
 
 async def test_a_store_that_is_closed_meanwhile_leaves_nothing_that_hinders(

@@ -30,8 +30,12 @@ from perdure.store.query import Custom, Kind
 log = logging.getLogger("perdure.store")
 
 PREFIX: Final = "runs_custom_"
-PAUSE_S: Final = 10.0
-PAUSE_MAX_S: Final = 600.0
+PAUSE_S: Final = 10.0  # while another node is at it
+LATER_S: Final = 300.0  # when it failed, or the table is small
+
+SMALL_BYTES: Final = 16 * 1024 * 1024
+"""Of the table, some 15,000 runs: lists are quick anyway. And an index tells the planner how large
+a table was when it was made: of a tiny one that grows fast it would read all for minutes."""
 
 _LOCK: Final = 0x70657269  # "peri"
 # A transaction that keeps a snapshot would be waited for by the very index that it guards: one does
@@ -74,16 +78,20 @@ class Plan(NamedTuple):
         make: attributes that need one.
         drop: names of indexes that nobody needs, and of leftovers.
         left_out: how many attributes are too many.
+        is_early: there is something to make, once the table is larger.
     """
 
     ready: frozenset[Custom]
     make: tuple[Custom, ...]
     drop: tuple[str, ...]
     left_out: int
+    is_early: bool = False
 
 
-def plan(wanted: Sequence[Custom], limit: int, found: dict[str, bool]) -> Plan:
-    """What is to be done, where these indexes are there, usable or not.
+def plan(
+    wanted: Sequence[Custom], limit: int, found: dict[str, bool], *, is_small: bool = False
+) -> Plan:
+    """What is to be done, where these indexes are there, whole or not.
 
     What is there stays as long as it is wanted, so that nodes never undo each other's work.
     """
@@ -94,9 +102,10 @@ def plan(wanted: Sequence[Custom], limit: int, found: dict[str, bool]) -> Plan:
     kept = {names[one] for one in ready}
     return Plan(
         ready=frozenset(ready),
-        make=tuple(make),
+        make=() if is_small else tuple(make),
         drop=tuple(sorted(found.keys() - kept)),
         left_out=len(wanted) - len(ready) - len(make),
+        is_early=is_small and bool(make),
     )
 
 
@@ -138,36 +147,35 @@ class Indexes:
             await asyncio.wait([task])
 
     async def _run(self) -> None:
-        pause_s = PAUSE_S
         while True:
             self._changed.clear()
-            is_done = await self._try()
-            pause_s = PAUSE_S if is_done else min(pause_s * 2, PAUSE_MAX_S)
+            pause_s = await self._try()
             with suppress(TimeoutError):
-                async with asyncio.timeout(None if is_done else pause_s):
+                async with asyncio.timeout(pause_s):
                     await self._changed.wait()
 
-    async def _try(self) -> bool:
-        """Bring the indexes nearer to what is wanted; whether nothing is left to do."""
+    async def _try(self) -> float | None:
+        """Bring the indexes nearer to what is wanted; when to go on, None if nothing is left."""
         try:
-            if self._is_done(await self._look()):
-                return True
-            with explained(self._name):
-                async with self._alone() as session:
-                    if session is not None:
-                        await self._work(session)
-            return self._is_done(await self._look())
+            found = await self._look()
+            if found.make or found.drop:
+                with explained(self._name):
+                    async with self._alone() as session:
+                        if session is not None:
+                            await self._work(session)
+                found = await self._look()
         except StoreError as error:
             self._tell(f"custom attributes are not indexed, lists by them may be slow: {error}")
-            return False
-
-    @staticmethod
-    def _is_done(found: Plan) -> bool:
-        return not found.make and not found.drop
+            return LATER_S
+        if found.make or found.drop:
+            return PAUSE_S
+        return LATER_S if found.is_early else None
 
     async def _look(self) -> Plan:
         rows = await self._read(SQL["listed"], PREFIX)
-        found = plan(self._wanted, self._limit, {row[0]: row[1] for row in rows})
+        size_bytes = (await self._read(SQL["size"]))[0][0]
+        there = {row[0]: row[1] for row in rows}
+        found = plan(self._wanted, self._limit, there, is_small=size_bytes < SMALL_BYTES)
         self.ready = found.ready
         if found.left_out:
             self._tell(

@@ -14,6 +14,9 @@ FULL JOIN (
     WHERE stxrelid = 'perdure.runs'::regclass AND starts_with(stxname::text, $1::text)
 ) AS statistics ON statistics.name = index.name;
 
+-- name: size
+SELECT pg_relation_size('perdure.runs');
+
 -- name: is_busy
 -- Whether a session makes or drops an index of the table (or vacuums it).
 SELECT EXISTS (
