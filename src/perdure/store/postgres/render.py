@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, TypeGuard
 
 import msgspec
 
-from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_ZERO
+from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_ZERO, sort_terms
 from perdure.store.postgres import custom
 from perdure.store.query import (
     And,
@@ -118,11 +118,13 @@ def first_look(part: Part, limit: int) -> tuple[str, Parameters] | None:
     A full page is the answer; one that is not says nothing.
     """
     terms = _conjuncts(part.query.where)
-    looked = [term for term in terms if _is_custom(term) and not _is_about(part, term)]
-    if not looked or limit > FIRST_LOOK:
+    is_custom = any(_is_custom(term) and not _is_about(part, term) for term in terms)
+    if not is_custom or limit > FIRST_LOOK or not _has_index(_leader(part.query)):
         return None
+    inner = _in_order(part, terms)
+    outer = [term for term in terms if term not in inner]
     rendering = _PostgresRendering(part)
-    return rendering.first_look(_limited(part, limit), terms, looked), rendering.parameters
+    return rendering.first_look(_limited(part, limit), inner, outer), rendering.parameters
 
 
 def _limited(part: Part, limit: int) -> Query:
@@ -185,14 +187,13 @@ class _PostgresRendering(Rendering):
         hints = [self._hint(term) for term in _conjuncts(query.where)]
         return " AND ".join([super().where(query), *filter(None, hints)])
 
-    def first_look(self, query: Query, terms: list[Condition], indexed: list[Condition]) -> str:
-        """See the function of this name."""
-        others = tuple(term for term in terms if term not in indexed)
-        outer = And(tuple(indexed))
-        inner = msgspec.structs.replace(query, where=And(others), limit=FIRST_LOOK)
-        found, order = self.select(inner), self.order(query)
+    def first_look(self, query: Query, inner: list[Condition], outer: list[Condition]) -> str:
+        """See the function of this name; the conditions are those of all runs that are looked
+        through, and those that are looked for."""
+        first = msgspec.structs.replace(query, where=And(tuple(inner)), limit=FIRST_LOOK)
+        found, order = self.select(first), self.order(query)
         return (
-            f"SELECT * FROM ({found}) AS first WHERE {self.condition(outer)} "
+            f"SELECT * FROM ({found}) AS first WHERE {self.condition(And(tuple(outer)))} "
             f"ORDER BY {order} LIMIT {self.bind(query.limit)}"
         )
 
@@ -285,6 +286,15 @@ class _PostgresRendering(Rendering):
         return f"({self._json(field)})" if isinstance(field, Custom) else self.field(field)
 
 
+# Columns by which runs are indexed, and then by their start; first those that tell most.
+_LEADING: Final = (
+    Column.WORKFLOW_ID,
+    Column.PARENT_WORKFLOW_ID,
+    Column.STATUS,
+    Column.WORKFLOW_TYPE,
+    Column.TASK_QUEUE,
+)
+
 # How columns hold that there is no value: as the least of all, so that the order is right with it.
 _EMPTY: Final[dict[Field, str]] = {
     **dict.fromkeys(NULL_WHEN_ZERO, "0"),
@@ -311,6 +321,38 @@ def _are_ordered(field: Custom, values: tuple[Scalar, ...]) -> bool:
     """Whether these are values of a kind that has an order, and not too many."""
     is_text = {isinstance(value, str) for value in values}
     return not field.is_list and len(is_text) == 1 and len(values) <= _HINTED_MAX
+
+
+def _leader(query: Query) -> Field:
+    """By what a query's runs are ordered first."""
+    return sort_terms(query)[0].field
+
+
+def _has_index(leader: Field) -> bool:
+    return leader in (Column.START, Column.CLOSE) or isinstance(leader, Custom)
+
+
+def _in_order(part: Part, terms: list[Condition]) -> list[Condition]:
+    """The conditions with which an index still gives runs in their order, one after the other.
+
+    With others it might have to pass over most of the table.
+    """
+    leader = _leader(part.query)
+    kept = [term for term in terms if _is_about(part, term) or _column(term) is leader]
+    if leader is Column.START:
+        equal = [term for term in terms if isinstance(term, Compare) and term.op == "="]
+        leading = [term for column in _LEADING for term in equal if term.field is column]
+        kept += leading[:1]
+    return kept
+
+
+def _column(term: Condition) -> Column | None:
+    match term:
+        case Compare(Column() as column) | IsNull(Column() as column):
+            return column
+        case Not(IsNull(Column() as column)):
+            return column
+    return None
 
 
 def _is_custom(term: Condition) -> bool:
