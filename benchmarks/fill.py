@@ -5,6 +5,9 @@
 A node runs a few workflows of each type; their rows, as it wrote them, are copied with other ids,
 times, attributes and (closed ones) statuses. The ids in the copied blobs are replaced as well, so
 that a node can load, list and delete the copies. Open runs sleep until long after the benchmark.
+
+All have the attributes Customer, Region, Amount, Due (some days after the start) and Tags, but for
+one in a thousand that has none; another one in a thousand has Ticket and Score as well.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -32,7 +36,11 @@ SPAN_NS = 30 * 86_400 * 1_000_000_000  # starts are spread over the last 30 days
 _CHUNK = 10_000
 _WEIGHTS = {2: 90, 3: 6, 4: 2, 5: 1, 7: 1}  # completed, failed, cancelled, terminated, timed out
 _ID_BLOCK = 65_536
-_CUSTOMER, _AMOUNT = "customer-xxxxx", 54_321
+_CUSTOMER, _AMOUNT, _TICKET = "customer-xxxxx", 54_321, "ticket-xxxxx"
+_DUE = datetime(2030, 1, 1, tzinfo=UTC)
+_TIME = "%Y-%m-%dT%H:%M:%S"
+_DUE_WITHIN_S = 5 * 86_400
+RARE_EVERY = 1_000  # of so many runs one has attributes of its own, and one has none
 
 
 @activity
@@ -48,6 +56,23 @@ def _type(number: int) -> Any:
         return number
 
     return order
+
+
+def _attributes(number: int) -> dict[str, Any]:
+    return {
+        "Customer": _CUSTOMER,
+        "Region": REGIONS[number % len(REGIONS)],
+        "Amount": _AMOUNT,
+        "Due": _DUE,
+        "Tags": [f"tag-{number}", "all"],
+    }
+
+
+def _attributes_by_id() -> dict[str, tuple[int, dict[str, Any]]]:
+    """The number of the type and the attributes of templates, by the ends of their ids."""
+    usual = {f"usual-{number}": (number, _attributes(number)) for number in range(TYPES)}
+    rare = _attributes(1) | {"Ticket": _TICKET, "Score": 0.5}
+    return usual | {"rare": (1, rare), "plain": (2, {})}
 
 
 @dataclass
@@ -69,19 +94,15 @@ async def run_templates(dsn: str) -> None:
             worker = client.worker(f"queue-{queue}", workflows=types, activities=[nothing])
             await stack.enter_async_context(worker)
         handles = []
-        for number, kind in enumerate(types):
+        for name, (number, attributes) in _attributes_by_id().items():
             for sleep_s in (0.01, 365 * 86_400.0):
-                options = {
-                    "id": f"template-{sleep_s < 1:d}-{number}",
-                    "task_queue": f"queue-{number % QUEUES}",
-                    "search_attributes": {
-                        "Customer": _CUSTOMER,
-                        "Region": REGIONS[number % len(REGIONS)],
-                        "Amount": _AMOUNT,
-                        "Tags": [f"tag-{number}", "all"],
-                    },
-                }
-                handle = await client.start(kind, sleep_s, **options)
+                handle = await client.start(
+                    types[number],
+                    sleep_s,
+                    id=f"template-{sleep_s < 1:d}-{name}",
+                    task_queue=f"queue-{number % QUEUES}",
+                    search_attributes=attributes,
+                )
                 if sleep_s < 1:
                     handles.append(handle)
         for handle in handles:
@@ -117,9 +138,20 @@ def copies(
             table: [] for table in ("runs", "states", "items", "history")
         }
         for number in range(begin, min(count, begin + _CHUNK)):
-            template = templates[number % len(templates)]
+            template = _chosen(templates, number)
             _copy(template, first_key + number, statuses[number], now_ns, dice, rows)
         yield rows
+
+
+def _chosen(templates: list[Template], number: int) -> Template:
+    """Each usual one in turn, and now and then another."""
+    usual, rare, plain = (
+        [one for one in templates if kind in one.run["workflow_id"]]
+        for kind in ("usual", "rare", "plain")
+    )
+    if number % RARE_EVERY == 0:
+        return rare[0]
+    return plain[0] if number % RARE_EVERY == 1 else usual[number % len(usual)]
 
 
 def _copy(
@@ -131,13 +163,19 @@ def _copy(
     rows: dict[str, list[tuple[Any, ...]]],
 ) -> None:
     run = template.run
+    start_ns = now_ns - dice.randrange(SPAN_NS)
+    due_s = start_ns // 10**9 + dice.randrange(_DUE_WITHIN_S)
     ids = {
-        run["run_id"]: str(uuid.UUID(int=dice.getrandbits(128), version=4)),
-        run["workflow_id"]: f"{key:0{len(run['workflow_id'])}d}"[-len(run["workflow_id"]) :],
         _CUSTOMER: f"customer-{dice.randrange(CUSTOMERS):05d}",
         str(_AMOUNT): f"{dice.randrange(10_000, 100_000)}",
+        f"{_DUE.timestamp():.0f}000000000": f"{due_s}000000000",
+        f"{_DUE:{_TIME}}": f"{datetime.fromtimestamp(due_s, UTC):{_TIME}}",
+        _TICKET: f"ticket-{dice.randrange(100_000):05d}",
+        "0.5": f"0.{dice.randrange(1, 10)}",
+        # Last: nothing is replaced in them.
+        run["run_id"]: str(uuid.UUID(int=dice.getrandbits(128), version=4)),
+        run["workflow_id"]: f"{key:0{len(run['workflow_id'])}d}"[-len(run["workflow_id"]) :],
     }
-    start_ns = now_ns - dice.randrange(SPAN_NS)
     changed = {
         "key": key,
         "start_ns": start_ns,

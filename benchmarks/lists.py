@@ -23,7 +23,6 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 import perdure
-from perdure.store.postgres import render
 
 PAGE = 50
 TIMES = 7
@@ -65,12 +64,68 @@ FILTERS = (
     "Customer IN ('{customer}', 'customer-00007')",
     "Customer = '{customer}' AND ExecutionStatus = 'Completed' ORDER BY CloseTime DESC",
     "Customer STARTS_WITH 'customer-0000'",
+    "Customer STARTS_WITH 'customer-00'",
+    "Customer STARTS_WITH 'customer-'",
+    "Customer STARTS_WITH 'customer-0000' AND ExecutionStatus = 'Failed'",
+    "Customer STARTS_WITH 'customer-000' AND StartTime < '{early}' ORDER BY CloseTime DESC",
+    "Customer STARTS_WITH 'no-such-customer'",
+    "NOT Customer STARTS_WITH 'customer-'",
+    "Customer > 'customer-19999'",
+    "Customer != '{customer}'",
+    "Customer IS NOT NULL",
+    "Customer IS NULL",
+    "ORDER BY Customer ASC",
+    "ORDER BY Customer DESC",
     "Region = 'asia'",
     "Region = 'asia' AND ExecutionStatus = 'Running'",
     "Tags = 'tag-3'",
     "Tags = 'no-such-tag'",
     "Amount = 54321",
     "Amount > 99990",
+    "Amount > 99000",
+    "Amount > 98000",
+    "Amount > 50000",
+    "Amount BETWEEN 20000 AND 20010",
+    "Amount > 99990 OR Amount < 10010",
+    "Amount > 99900 AND ExecutionStatus = 'Failed'",
+    "Amount > 99000 AND ExecutionStatus = 'Completed' AND StartTime < '{early}'",
+    "Amount > 50000 AND WorkflowType = 'order-3' AND ExecutionStatus = 'TimedOut'",
+    "Amount > 99000 ORDER BY CloseTime DESC",
+    "Amount > 99000 AND WorkflowType = 'order-3' ORDER BY CloseTime DESC",
+    "Amount > 1000000",
+    "Amount != 54321",
+    "ORDER BY Amount ASC",
+    "ORDER BY Amount DESC",
+    "ExecutionStatus = 'Failed' ORDER BY Amount DESC",
+    "Region != 'asia'",
+    "Region IN ('asia', 'europe') AND Amount > 99990",
+    "ORDER BY Region DESC",
+    "Due > '{late}'",
+    "Due BETWEEN '{early}' AND '{after_early}'",
+    "Due BETWEEN '{early}' AND '{day_after_early}'",
+    "Due < '{early}'",
+    "Due < '{early}' AND ExecutionStatus = 'Running'",
+    "Ticket = 'ticket-00007'",
+    "Ticket != 'ticket-00007'",
+    "Ticket STARTS_WITH 'ticket-00'",
+    "Ticket STARTS_WITH 'ticket-'",
+    "Ticket IS NULL",
+    "Ticket IS NOT NULL",
+    "Ticket IS NOT NULL AND ExecutionStatus = 'Failed'",
+    "ORDER BY Ticket ASC",
+    "ORDER BY Ticket DESC",
+    "Score > 0.75",
+    "Score > 0.75 AND ExecutionStatus = 'Failed'",
+    "Score != 0.5",
+    "Score IS NOT NULL",
+    "ORDER BY Score DESC",
+    "Tags != 'all'",
+    "Tags IS NOT NULL",
+    "Tags STARTS_WITH 'no-such-tag'",
+    "ExecutionDuration > '59m59s'",
+    "ExecutionTime > '{late}'",
+    "HistoryLength > 1000",
+    "RootWorkflowId = 'no-such-root'",
     "ParentWorkflowId = 'no-such-parent'",
 )
 COUNTS = (
@@ -87,46 +142,42 @@ COUNTS = (
 async def stored(connection: Any) -> dict[str, str]:
     """Values that stored runs have."""
     row = await connection.fetchrow(
-        "SELECT workflow_id, run_id, search_attributes ->> 'Customer' AS customer, "
+        "SELECT workflow_id AS id, run_id AS run, search_attributes ->> 'Customer' AS customer, "
         "to_char(to_timestamp(min_ns / 1e9 + 86400 * 10), '{0}') AS early, "
+        "to_char(to_timestamp(min_ns / 1e9 + 86400 * 10 + 3600), '{0}') AS after_early, "
+        "to_char(to_timestamp(min_ns / 1e9 + 86400 * 11), '{0}') AS day_after_early, "
         "to_char(to_timestamp(min_ns / 1e9 + 86400 * 20), '{0}') AS late "
         "FROM perdure.runs, (SELECT min(start_ns) AS min_ns FROM perdure.runs) AS m "
-        "WHERE close_ns > 0 AND workflow_id NOT LIKE 'template%' OFFSET 5000 LIMIT 1".format(
-            'YYYY-MM-DD"T"HH24:MI:SS"Z"'
-        )
+        "WHERE close_ns > 0 AND search_attributes <> '{{}}' AND workflow_id NOT LIKE 'template%' "
+        "OFFSET 5000 LIMIT 1".format('YYYY-MM-DD"T"HH24:MI:SS"Z"')
     )
-    return {
-        "id": row["workflow_id"],
-        "prefix": row["workflow_id"][:-1],
-        "run": row["run_id"],
-        "customer": row["customer"],
-        "early": row["early"],
-        "late": row["late"],
-    }
+    return dict(row) | {"prefix": row["id"][:-1]}
+
+
+Statement = tuple[str, tuple[Any, ...]]
 
 
 class Asked:
-    """A node's service, and the last statement that it made."""
+    """A node's service, and the statements that it made for the last question."""
 
     def __init__(self, client: Any) -> None:
         self.service = client.service
-        self.store = client.service.node.store
-        self.query: Any = None
-        for name in ("list_runs", "count_runs"):
-            setattr(self.store, name, self._noting(getattr(self.store, name)))
+        self.statements: list[Statement] = []
+        store = client.service.node.store
+        read = store._read_planned
 
-    def _noting(self, work: Any) -> Any:
-        async def noted(query: Any) -> Any:
-            self.query = query
-            return await work(query)
+        async def noting(statement: str, *parameters: Any) -> Any:
+            self.statements.append((statement, parameters))
+            return await read(statement, *parameters)
 
-        return noted
+        store._read_planned = noting
 
     async def page_ms(self, text: str, token: bytes) -> tuple[float, bytes]:
         """How long one page takes, and the token of the next."""
         request = ListWorkflowExecutionsRequest(
             namespace="default", query=text, page_size=PAGE, next_page_token=token
         )
+        self.statements = []
         begin = time.perf_counter()
         answer = await self.service.list_workflow_executions(request)
         return (time.perf_counter() - begin) * 1e3, answer.next_page_token
@@ -134,28 +185,31 @@ class Asked:
     async def count_ms(self, text: str) -> float:
         """How long a count takes."""
         request = CountWorkflowExecutionsRequest(namespace="default", query=text)
+        self.statements = []
         begin = time.perf_counter()
         await self.service.count_workflow_executions(request)
         return (time.perf_counter() - begin) * 1e3
 
 
-async def measured(asked: Asked, text: str) -> tuple[float, float | None, Any]:
-    """Milliseconds of the first page and of the eleventh, and the slower one's query."""
+async def measured(asked: Asked, text: str) -> tuple[float, float | None, list[Statement]]:
+    """Milliseconds of the first page and of the eleventh, and the slower one's statements."""
     first = [(await asked.page_ms(text, b""))[0] for _ in range(TIMES)]
-    query, token, worst = asked.query, b"", statistics.median(first)
+    made, token, worst = asked.statements, b"", statistics.median(first)
     for _ in range(10):
         _, token = await asked.page_ms(text, token)
         if not token:
-            return worst, None, query
+            return worst, None, made
     later = statistics.median([(await asked.page_ms(text, token))[0] for _ in range(TIMES)])
-    return worst, later, asked.query if later > worst else query
+    return worst, later, asked.statements if later > worst else made
 
 
-async def explain(connection: Any, statement: tuple[str, list[Any]]) -> str:
-    """The plan of a statement, as it ran."""
-    text, parameters = statement
-    rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {text}", *parameters)
-    return text + "\n" + "\n".join(row[0] for row in rows)
+async def explain(connection: Any, statements: list[Statement]) -> str:
+    """The plans of statements, as they ran."""
+    lines = []
+    for text, parameters in statements:
+        rows = await connection.fetch(f"EXPLAIN (ANALYZE, BUFFERS) {text}", *parameters)
+        lines += [text, *(row[0] for row in rows)]
+    return "\n".join(lines)
 
 
 def shown(taken_ms: float | None) -> str:
@@ -173,15 +227,15 @@ async def ask_all(dsn: str, *, plans: bool) -> None:
     async with perdure.connect(dsn) as client:
         asked = Asked(client)
         for text in FILTERS:
-            first, later, query = await measured(asked, text.format(**values))
+            first, later, made = await measured(asked, text.format(**values))
             table.add_row(text or "(all)", shown(first), shown(later))
             if plans and max(first, later or 0) > AIM_MS:
-                console.print(text, await explain(connection, render.select(query)), markup=False)
+                console.print(text, await explain(connection, made), markup=False)
         for text in COUNTS:
             taken = [await asked.count_ms(text.format(**values)) for _ in range(TIMES)]
             counts.add_row(text or "(all)", shown(statistics.median(taken)))
             if plans and statistics.median(taken) > AIM_MS:
-                plan = await explain(connection, render.count(asked.query))
+                plan = await explain(connection, asked.statements)
                 console.print(text, plan, markup=False)
     await connection.close()
     console.print(table)

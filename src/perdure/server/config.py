@@ -116,6 +116,9 @@ KEYS: Final[Mapping[str, Key]] = {
     "perdure.worker.registrySize": Key(("settings.workers_max",)),
     "perdure.worker.registryTTL": Key(("settings.worker_seen_ns",), "duration"),
     "perdure.searchAttributes.maxPerNamespace": Key(("settings.custom_search_attributes_max",)),
+    "perdure.searchAttributes.maxIndexed": Key(
+        ("settings.indexed_search_attributes_max",), "count", 0
+    ),
     "perdure.retention.sweepInterval": Key(("settings.retention_sweep_ns",), "duration"),
     "perdure.searchAttributes.autoRegister": Key(
         ("settings.auto_register_search_attributes",), "flag"

@@ -18,7 +18,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from perdure.api.errors import InvalidArgument
 from perdure.service import filter_values as values
 from perdure.service.filter import MAXIMUM_FILTER_SIZE
-from perdure.service.search_attributes import PREDEFINED, words
+from perdure.service.search_attributes import PREDEFINED, kind_of, words
 from perdure.store.query import (
     And,
     Column,
@@ -261,7 +261,7 @@ class _Translation:
             near = difflib.get_close_matches(name, self._names(name), n=3, cutoff=0.6)
             hint = f"; did you mean {' or '.join(near)}?" if near else ""
             raise self._error(node, f"unknown search attribute {name}{hint}")
-        return Custom(name, is_list=kind in {_LIST, _TEXT})  # a text is its words
+        return Custom(name, kind_of(kind))
 
     def _names(self, wanted: str) -> list[str]:
         names = [*COLUMNS, *self._types]

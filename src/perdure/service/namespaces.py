@@ -45,6 +45,7 @@ from perdure.service import pages, search_attributes, validation
 from perdure.service.relay import RELAYED
 from perdure.service.settings import Settings
 from perdure.store.contract import NamespaceRow, Store, StoreError
+from perdure.store.query import Custom
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -108,6 +109,7 @@ class Namespaces:
         self._all: dict[str, Namespace] = {}
         self._stored: dict[str, bytes] = {}  # as they were read or written
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
+        self._indexed: list[Custom] | None = None
         self._writing = asyncio.Lock()  # a change is based on all that were made before
         self.changed: Callable[[], None] = lambda: None  # by another node
         self.spread: Callable[[], Awaitable[None]] = _alone  # what changed here, to other nodes
@@ -119,6 +121,7 @@ class Namespaces:
             made = Namespace("default", self._new_id(), "The default namespace.")
             if not await self._put(made):  # another node was faster
                 await self._read()
+        self._index()
 
     async def reread(self) -> None:
         """Another node changed one: read them all again. Raises Unavailable."""
@@ -127,6 +130,7 @@ class Namespaces:
                 await self._read()
             except StoreError as error:
                 raise Unavailable(f"The database cannot be read: {error}") from error
+        self._index()
         self.changed()
 
     async def _read(self) -> None:
@@ -206,6 +210,7 @@ class Namespaces:
                 changed = edit(self.get(name))
                 if await self._put(changed):
                     break
+        self._index()
         await self.spread()
         return changed
 
@@ -270,6 +275,14 @@ class Namespaces:
         found = self._all.get(name)
         return search_attributes.values(attributes, found.search_attributes if found else {})
 
+    def _index(self) -> None:
+        """Let the store prepare for the attributes that are registered."""
+        wanted = search_attributes.by_use(found.search_attributes for found in self.all())
+        if wanted != self._indexed:
+            self._indexed = wanted
+            limit = self._settings.indexed_search_attributes_max
+            self._store.index_attributes(wanted, limit)
+
     async def forget_search_attributes(self, name: str, attributes: list[str]) -> None:
         """Remove custom attributes; a later use registers them anew."""
 
@@ -327,6 +340,7 @@ class Namespaces:
                     self._noted[name] = left
                 else:
                     self._noted.pop(name, None)
+        self._index()
         await self.spread()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final
@@ -18,6 +19,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from perdure.api.errors import InvalidArgument
 from perdure.api.times import timedelta_ns
 from perdure.service.settings import Settings
+from perdure.store.query import Custom, Kind
 
 Value = str | int | float | bool | list[str]
 
@@ -83,6 +85,22 @@ PREDEFINED: dict[str, int] = {
 """Defined in every namespace; SDKs and the system set them."""
 
 _INT64 = 1 << 63
+
+
+_KINDS: Final[dict[int, Kind]] = {TEXT: Kind.LIST, KEYWORD_LIST: Kind.LIST, KEYWORD: Kind.TEXT}
+
+
+def kind_of(number: int) -> Kind:
+    """What the plain values of a type are; a text is its words."""
+    return _KINDS.get(number, Kind.NUMBER)
+
+
+def by_use(registered: Iterable[Mapping[str, int]]) -> list[Custom]:
+    """The custom attributes of some namespaces; first those that most of them have."""
+    uses = Counter(
+        Custom(name, kind_of(number)) for types in registered for name, number in types.items()
+    )
+    return sorted(uses, key=lambda found: (-uses[found], found.name, found.kind))
 
 
 def type_name(number: int) -> str:

@@ -32,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         search_attribute_bytes_max: one value.
         search_attributes_bytes_max: names and values of one run together.
         custom_search_attributes_max: attributes registered in one namespace.
+        indexed_search_attributes_max: attributes, of all namespaces, that PostgreSQL indexes.
 
     The cache of runs:
 
@@ -105,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     search_attribute_bytes_max: int = 2 * 1024
     search_attributes_bytes_max: int = 40 * 1024
     custom_search_attributes_max: int = 1_000
+    indexed_search_attributes_max: int = 30
 
     cached_runs_max: int = 20_000
     cached_bytes_max: int = 256 * 1024 * 1024

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
-from perdure.store.query import Query
+from perdure.store.query import Custom, Query
 
 if TYPE_CHECKING:
     from perdure.store.sharing import Sharing
@@ -246,6 +246,13 @@ class Store(Protocol):
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
         """The number of runs, per group: one pair ([], n) when the query does not group."""
+
+    def index_attributes(self, attributes: Sequence[Custom], limit: int) -> None:
+        """Prepare for queries about these custom attributes, in place of those named before.
+
+        If they are more than `limit`, the first ones. Returns at once: what makes queries quick is
+        made while the store serves, and they mean the same without it.
+        """
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
         """(key, wake_at_ns) of runs whose alarm is set for `until_ns` or before, earliest first."""

@@ -34,11 +34,24 @@ class Column(StrEnum):
     ROOT_RUN_ID = "root_run_id"
 
 
+class Kind(StrEnum):
+    """What the values of a custom attribute are; a run with another kind there has none."""
+
+    TEXT = "text"  # in the order of its code points
+    NUMBER = "number"  # times are nanoseconds, true and false are 1 and 0
+    LIST = "list"  # of texts; a comparison means 'contains'
+
+
 class Custom(msgspec.Struct, frozen=True):
-    """A custom search attribute; `is_list` for a keyword list (a comparison means 'contains')."""
+    """A custom search attribute."""
 
     name: str
-    is_list: bool = False
+    kind: Kind = Kind.TEXT
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it has several values at a time, and no order."""
+        return self.kind is Kind.LIST
 
 
 Field = Column | Custom

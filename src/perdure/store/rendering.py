@@ -20,6 +20,7 @@ from perdure.store.query import (
     Field,
     In,
     IsNull,
+    Kind,
     Not,
     Or,
     Query,
@@ -147,7 +148,7 @@ class Rendering:
                 return f"(NOT {self.condition(term)})"
             case IsNull(field):
                 return self.has_no(field)
-            case Compare(Custom(_, True) as field, "!=", value):
+            case Compare(Custom(_, Kind.LIST) as field, "!=", value):
                 return f"(NOT {self.any_member(field, f'value = {self.bind(value)}')})"
             case Compare(field, op, value):
                 assert op in _OPERATORS, op

@@ -28,7 +28,7 @@ from perdure.store.contract import (
     Write,
 )
 from perdure.store.paging import position
-from perdure.store.query import Column, Compare, Custom, Order, Query, StartsWith
+from perdure.store.query import Column, Compare, Custom, Kind, Order, Query, StartsWith
 
 RUNNING, COMPLETED = 1, 2
 
@@ -537,8 +537,8 @@ class StoreContract:
             (Order(Column.START, True), Order(Column.CLOSE)),
             (Order(Column.CLOSE, True),),
             (Order(Column.CLOSE), Order(Column.STATUS, True)),
-            (Order(Custom("N"), True), Order(Column.START)),
-            (Order(Custom("N")), Order(Column.DURATION, True)),
+            (Order(Custom("N", Kind.NUMBER), True), Order(Column.START)),
+            (Order(Custom("N", Kind.NUMBER)), Order(Column.DURATION, True)),
         ]
         for order in orders:
             whole = await store.list_runs(Query("default", order=order))
@@ -556,7 +556,7 @@ class StoreContract:
         for n, price in enumerate([1e300, -1e300, 2.0**63, 0.5]):
             await store.commit([[start(key + n, search_attributes={"Price": price})]])
         for descending in (False, True):
-            order = (Order(Custom("Price"), descending),)
+            order = (Order(Custom("Price", Kind.NUMBER), descending),)
             pages: list[int] = []
             query = Query("default", order=order, limit=1)
             while page := await store.list_runs(query):
@@ -596,7 +596,7 @@ class StoreContract:
             await store.commit([[write]])
         for prefix in ["", "a", "ab", "A", "\U0010ffff", "\ud7ff", "a%", "_", "e"]:
             expected = sorted(word for word in words if word.startswith(prefix))
-            for field in (Column.WORKFLOW_TYPE, Custom("City"), Custom("Tags", True)):
+            for field in (Column.WORKFLOW_TYPE, Custom("City"), Custom("Tags", Kind.LIST)):
                 found = await store.list_runs(Query("default", StartsWith(field, prefix)))
                 assert sorted(r.workflow_type for r in found) == expected, (field, prefix)
 

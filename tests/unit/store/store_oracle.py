@@ -16,6 +16,7 @@ from perdure.store.query import (
     Field,
     In,
     IsNull,
+    Kind,
     Not,
     Or,
     Query,
@@ -46,7 +47,7 @@ def truth(condition: Condition, record: Record) -> bool | None:
             return None if inner is None else not inner
         case IsNull(field):
             return value(record, field) is None
-        case Compare(Custom(_, True) as field, "!=", wanted):
+        case Compare(Custom(_, Kind.LIST) as field, "!=", wanted):
             found = value(record, field)
             return None if found is None else wanted not in found
         case Compare(field, op, wanted):

@@ -18,6 +18,7 @@ from perdure.store.query import (
     Custom,
     In,
     IsNull,
+    Kind,
     Not,
     Or,
     Order,
@@ -45,21 +46,26 @@ WORKFLOW_IS_X = Compare(Column.WORKFLOW_ID, "=", "x")
         ("City = 'it''s'", Compare(Custom("City"), "=", "it's")),
         (r"City = 'it\'s'", Compare(Custom("City"), "=", "it's")),
         ("`My Key` = 'x'", Compare(Custom("My Key"), "=", "x")),
-        ("Tags = 'x'", Compare(Custom("Tags", True), "=", "x")),
-        ("BuildIds IN ('a', 'b')", In(Custom("BuildIds", True), ("a", "b"))),
+        ("Tags = 'x'", Compare(Custom("Tags", Kind.LIST), "=", "x")),
+        ("BuildIds IN ('a', 'b')", In(Custom("BuildIds", Kind.LIST), ("a", "b"))),
         ("City NOT IN ('a')", Not(In(Custom("City"), ("a",)))),
         ("City STARTS_WITH 'U'", StartsWith(Custom("City"), "U")),
         ("City not starts_with 'U'", Not(StartsWith(Custom("City"), "U"))),
         ("CloseTime IS NULL", IsNull(Column.CLOSE)),
         ("CloseTime IS NOT NULL", Not(IsNull(Column.CLOSE))),
-        ("Count = -5", Compare(Custom("Count"), "=", -5)),
-        ("Price >= 1", Compare(Custom("Price"), ">=", 1.0)),
-        ("Price < -2.5e3", Compare(Custom("Price"), "<", -2500.0)),
-        ("Paid = true", Compare(Custom("Paid"), "=", True)),
-        ("Paid = 'False'", Compare(Custom("Paid"), "=", False)),
+        ("Count = -5", Compare(Custom("Count", Kind.NUMBER), "=", -5)),
+        ("Price >= 1", Compare(Custom("Price", Kind.NUMBER), ">=", 1.0)),
+        ("Price < -2.5e3", Compare(Custom("Price", Kind.NUMBER), "<", -2500.0)),
+        ("Paid = true", Compare(Custom("Paid", Kind.NUMBER), "=", True)),
+        ("Paid = 'False'", Compare(Custom("Paid", Kind.NUMBER), "=", False)),
         (
             "Count BETWEEN 1 AND 3",
-            And((Compare(Custom("Count"), ">=", 1), Compare(Custom("Count"), "<=", 3))),
+            And(
+                (
+                    Compare(Custom("Count", Kind.NUMBER), ">=", 1),
+                    Compare(Custom("Count", Kind.NUMBER), "<=", 3),
+                )
+            ),
         ),
         (
             "WorkflowId = 'x' OR WorkflowId = 'x' AND NOT WorkflowId = 'x'",
@@ -100,7 +106,7 @@ def test_statuses(spelling: str) -> None:
     ],
 )
 def test_times(spelling: str, time_ns: int) -> None:
-    for name, field in (("StartTime", Column.START), ("DueAt", Custom("DueAt"))):
+    for name, field in (("StartTime", Column.START), ("DueAt", Custom("DueAt", Kind.NUMBER))):
         where = parse(f"{name} >= {spelling}", TYPES, NOW_NS).where
         assert where == Compare(field, ">=", time_ns)
 

@@ -21,7 +21,7 @@ from perdure.service import search_attributes
 from perdure.service.filter import parse
 from perdure.store.contract import Record, Store, Write
 from perdure.store.paging import position
-from perdure.store.postgres import PostgresStore
+from perdure.store.postgres import PostgresStore, indexes
 from perdure.store.query import Order, Query
 from perdure.store.sqlite import SqliteStore
 from postgres import PostgresServer
@@ -201,10 +201,35 @@ async def fill(store: Store, runs: list[Record]) -> None:
     assert await store.commit(units) == []
 
 
-@pytest.fixture(scope="module")
-def dsn(postgres_server: PostgresServer) -> str:
-    asyncio.run(postgres_server.execute("CREATE DATABASE filters"))
-    return postgres_server.dsn("filters")
+@pytest.fixture(scope="module", params=[False, True], ids=["", "indexed"])
+def dsn(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> str:
+    name = f"filters_{request.param:d}"
+    asyncio.run(postgres_server.execute(f"CREATE DATABASE {name}"))
+    dsn = postgres_server.dsn(name)
+    if request.param:
+        asyncio.run(index_all(dsn))
+    return dsn
+
+
+async def index_all(dsn: str) -> None:
+    """Index all attributes, and see to it that small tables are looked up by them, too."""
+    store = PostgresStore(dsn)
+    await store.open()
+    try:
+        wanted = search_attributes.by_use([TYPES])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(indexes, "SMALL_BYTES", 0)
+            store.index_attributes(wanted, len(wanted))
+            async with asyncio.timeout(30):
+                while store._indexes.ready != set(wanted):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+    finally:
+        await store.close()
+    connection = await asyncpg.connect(dsn)
+    database = dsn.partition("@/")[2].partition("?")[0]
+    await connection.execute(f"ALTER DATABASE {database} SET enable_seqscan = off")
+    await connection.execute("DROP INDEX perdure.runs_by_start, perdure.runs_by_attributes")
+    await connection.close()
 
 
 questions = st.lists(st.tuples(filters, orders), min_size=1, max_size=8)

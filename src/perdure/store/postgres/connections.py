@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -16,6 +18,9 @@ READERS_MAX: Final = 4
 
 _STATEMENTS_KEPT: Final = 400
 _NO_SLOT_PAUSE_S: Final = 0.05
+_PLANNED: Final = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan"
+
+T = TypeVar("T")
 
 
 def display_name(dsn: str) -> str:
@@ -80,6 +85,13 @@ class Pool:
 
     async def fetch(self, statement: str, *parameters: object) -> list[Any]:
         """Rows of one statement."""
+        return await self._run(_fetch, statement, *parameters)
+
+    async def fetch_planned(self, statement: str, *parameters: object) -> list[Any]:
+        """Rows of one statement, planned for these parameters however often it was executed."""
+        return await self._run(_fetch_planned, statement, *parameters)
+
+    async def _run(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         if asyncio.current_task() is None:
             # Driven by hand, as a server's door does; who does gives it a task when it waits, and
             # the driver's timeouts need one.
@@ -88,8 +100,7 @@ class Pool:
         while True:
             try:
                 async with self.connection() as connection:
-                    rows: list[Any] = await connection.fetch(statement, *parameters)
-                    return rows
+                    return await work(connection, *arguments)
             except asyncpg.TooManyConnectionsError:  # none more: make do with those that are open
                 if not self._pool.get_size() or time.monotonic() > give_up_at:
                     raise
@@ -99,6 +110,21 @@ class Pool:
         """Replace all connections, each when it is needed next."""
         if self._pool is not None:
             await self._pool.expire_connections()
+
+
+async def _fetch(connection: Any, statement: str, *parameters: object) -> list[Any]:
+    rows: list[Any] = await connection.fetch(statement, *parameters)
+    return rows
+
+
+async def _fetch_planned(connection: Any, statement: str, *parameters: object) -> list[Any]:
+    """In a transaction, so that the setting is for this statement whatever pooler is between."""
+    try:
+        await connection.execute(_PLANNED)
+        return await _fetch(connection, statement, *parameters)
+    finally:
+        with suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):  # if it is closed
+            await connection.execute("COMMIT")
 
 
 async def _keep(connection: Any) -> None:

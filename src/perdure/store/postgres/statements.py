@@ -23,4 +23,5 @@ def _filled(text: str) -> str:
 
 STATEMENTS: Final = {name: _filled(text) for name, text in load(__package__).items()}
 PARTS: Final = {name: _filled(text) for name, text in load(__package__, "batch.sql").items()}
+INDEXES: Final = load(__package__, "indexes.sql")
 SHARED: Final = {name: _filled(text) for name, text in load(__package__, "sharing.sql").items()}

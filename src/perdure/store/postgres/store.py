@@ -29,9 +29,10 @@ from perdure.store.postgres.batch import write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
+from perdure.store.postgres.indexes import Indexes
 from perdure.store.postgres.sharing import PostgresSharing, notice_of
 from perdure.store.postgres.statements import STATEMENTS as SQL
-from perdure.store.query import Query
+from perdure.store.query import Custom, Query
 from perdure.store.sharing import NAMESPACES, Sharing
 
 ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
@@ -55,6 +56,7 @@ class PostgresStore:
         self._last_id = 0
         self._current = Gathering(self._find_current)
         self._sharing = PostgresSharing(dsn, self.name, self._read)
+        self._indexes = Indexes(dsn, self.name, self._read)
 
     # ---- life ----
 
@@ -96,6 +98,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Finish what is under way, and disconnect."""
+        await self._indexes.close()
         await self._sharing.close()
         async with self._turn:
             await self._writer.close()
@@ -167,9 +170,16 @@ class PostgresStore:
     # ---- reading ----
 
     async def _read(self, statement: str, *parameters: object) -> list[Any]:
+        return await self._read_by(self._readers.fetch, statement, *parameters)
+
+    async def _read_planned(self, statement: str, *parameters: object) -> list[Any]:
+        return await self._read_by(self._readers.fetch_planned, statement, *parameters)
+
+    async def _read_by(self, fetch: Any, statement: str, *parameters: object) -> list[Any]:
         with explained(self.name):
             try:
-                return await self._readers.fetch(statement, *parameters)
+                rows: list[Any] = await fetch(statement, *parameters)
+                return rows
             except asyncpg.ReadOnlySQLTransactionError:
                 await self._reconnect()
                 raise
@@ -207,19 +217,36 @@ class PostgresStore:
 
     async def list_runs(self, query: Query) -> list[Record]:
         """A page of runs; see Query."""
-        look = render.first_look(query)
-        if look is not None:
-            rows = await self._read(look[0], *look[1])
+        rows: list[Any] = []
+        for part in render.parts(query):
+            rows += await self._part(part, query.limit - len(rows))
             if len(rows) == query.limit:
-                return [reads.to_record(row) for row in rows]
-        statement, parameters = render.select(query)
-        return [reads.to_record(row) for row in await self._read(statement, *parameters)]
+                break
+        return [reads.to_record(row) for row in rows]
+
+    async def _part(self, part: render.Part, limit: int) -> list[Any]:
+        select = render.select
+        look = render.first_look(part, limit)
+        if look is not None:
+            rows = await self._read_planned(look[0], *look[1])
+            if len(rows) == limit:
+                return rows
+            if len(rows) < limit * render.FAIR_SHARE and render.is_served(
+                part, self._indexes.ready
+            ):
+                select = render.select_unordered
+        statement, parameters = select(part, limit)
+        return await self._read_planned(statement, *parameters)
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
         """The number of runs, per group."""
         statement, parameters = render.count(query)
-        rows = await self._read(statement, *parameters)
+        rows = await self._read_planned(statement, *parameters)
         return [(render.group(query, row), row[-1]) for row in rows]
+
+    def index_attributes(self, attributes: Sequence[Custom], limit: int) -> None:
+        """Make and keep indexes of these custom attributes, in the background."""
+        self._indexes.want(attributes, limit)
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
         """(key, wake_at_ns) of alarms that have rung, earliest first."""

@@ -43,7 +43,7 @@ from perdure.store.contract import (
     Unit,
 )
 from perdure.store.folding import ITEM_BITS, MAX_ITEM_ID
-from perdure.store.query import Query
+from perdure.store.query import Custom, Query
 from perdure.store.sqlite import reads, schema
 from perdure.store.sqlite.batch import write_batch
 from perdure.store.sqlite.connections import MEMORY, connect, explain
@@ -348,6 +348,9 @@ class SqliteStore:
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
         """The number of runs, per group."""
         return await self._scan(reads.count_runs, query)
+
+    def index_attributes(self, attributes: Sequence[Custom], limit: int) -> None:
+        """Nothing: a list looks through the runs of its namespace."""
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
         """(key, wake_at_ns) of alarms that have rung, earliest first."""

@@ -1,0 +1,242 @@
+"""Indexes of custom attributes, made and dropped in the background while the node serves.
+
+Which there are is for the database to say, and nothing depends on them: a query means the same
+without. Each is on what `custom.py` makes of an attribute, and holds only the runs that have it.
+
+One session at a time makes them, over all nodes: two that wait for each other's snapshots would be
+a deadlock. It cannot do so within a transaction, so its right to is a lock in another one, which
+goes with its node. (Behind a pooler a session's own lock would stay.) A statement may outlive the
+node that sent it: an index that cannot be used is a leftover only once nobody works on the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final, NamedTuple
+
+import asyncpg
+
+from perdure.store.contract import StoreError
+from perdure.store.postgres import custom
+from perdure.store.postgres.connections import CONNECT_TIMEOUT_S, without_own_options
+from perdure.store.postgres.errors import explained
+from perdure.store.postgres.statements import INDEXES as SQL
+from perdure.store.query import Custom, Kind
+
+log = logging.getLogger("perdure.store")
+
+PREFIX: Final = "runs_custom_"
+PAUSE_S: Final = 10.0  # while another node is at it
+LATER_S: Final = 300.0  # when it failed, or the table is small
+
+SMALL_BYTES: Final = 16 * 1024 * 1024
+"""Of the table, some 15,000 runs: lists are quick anyway. And an index tells the planner how large
+a table was when it was made: of a tiny one that grows fast it would read all for minutes."""
+
+_LOCK: Final = 0x70657269  # "peri"
+# A transaction that keeps a snapshot would be waited for by the very index that it guards: one does
+# that looks at more than one moment, or whose last statement was not sent as plain text.
+_GUARD: Final = f"""
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL lock_timeout = '10ms';
+SELECT pg_advisory_xact_lock({_LOCK})
+"""
+_DROP: Final = (
+    "DROP INDEX CONCURRENTLY IF EXISTS perdure.%1$I",
+    "DROP STATISTICS IF EXISTS perdure.%1$I",
+)
+
+
+def _make(kind: Kind) -> tuple[str, str]:
+    """How statistics and an index for a kind are made: with places for the name that both have and
+    for the attribute's. Those that an index gathers itself are not used where it is partial."""
+    value = custom.ordered(kind, custom.json("%2$L::text"))
+    columns = "start_ns, key" if kind is Kind.LIST else f"({value}) NULLS FIRST, key"
+    return (
+        f"CREATE STATISTICS IF NOT EXISTS perdure.%1$I ON ({value}) FROM perdure.runs",
+        "CREATE INDEX CONCURRENTLY IF NOT EXISTS %1$I "
+        f"ON perdure.runs (namespace, {columns}) WHERE {value} IS NOT NULL",
+    )
+
+
+def name_of(attribute: Custom) -> str:
+    """The name of an attribute's index; in a version that makes it otherwise, another one."""
+    text = " ".join([*_make(attribute.kind), attribute.name])
+    return PREFIX + hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+class Plan(NamedTuple):
+    """What is to be done.
+
+    Attributes:
+        ready: attributes whose index is there.
+        make: attributes that need one.
+        drop: names of indexes that nobody needs, and of leftovers.
+        left_out: how many attributes are too many.
+        is_early: there is something to make, once the table is larger.
+    """
+
+    ready: frozenset[Custom]
+    make: tuple[Custom, ...]
+    drop: tuple[str, ...]
+    left_out: int
+    is_early: bool = False
+
+
+def plan(
+    wanted: Sequence[Custom], limit: int, found: dict[str, bool], *, is_small: bool = False
+) -> Plan:
+    """What is to be done, where these indexes are there, whole or not.
+
+    What is there stays as long as it is wanted, so that nodes never undo each other's work.
+    """
+    names = {attribute: name_of(attribute) for attribute in wanted}
+    ready = [one for one in wanted if found.get(names[one])][:limit]
+    missing = [one for one in wanted if not found.get(names[one])]
+    make = missing[: limit - len(ready)]
+    kept = {names[one] for one in ready}
+    return Plan(
+        ready=frozenset(ready),
+        make=() if is_small else tuple(make),
+        drop=tuple(sorted(found.keys() - kept)),
+        left_out=len(wanted) - len(ready) - len(make),
+        is_early=is_small and bool(make),
+    )
+
+
+class Indexes:
+    """Keeps the indexes as they are wanted.
+
+    Args:
+        dsn: of the database.
+        name: of the database, as messages show it.
+        read: runs a statement and returns its rows.
+
+    Attributes:
+        ready: the attributes that have one, as far as this node knows.
+    """
+
+    def __init__(self, dsn: str, name: str, read: Callable[..., Awaitable[list[Any]]]) -> None:
+        self._dsn = without_own_options(dsn)[0]
+        self._name = name
+        self._read = read
+        self._wanted: tuple[Custom, ...] = ()
+        self._limit = 0
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._told: set[str] = set()
+        self.ready: frozenset[Custom] = frozenset()
+
+    def want(self, attributes: Sequence[Custom], limit: int) -> None:
+        """From now on these are wanted, at most so many of them."""
+        self._wanted, self._limit = tuple(attributes), limit
+        self._changed.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-indexes")
+
+    async def close(self) -> None:
+        """Stop. What the server is at it may finish by itself."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            pause_s = await self._try()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._changed.wait()
+
+    async def _try(self) -> float | None:
+        """Bring the indexes nearer to what is wanted; when to go on, None if nothing is left."""
+        try:
+            found = await self._look()
+            if found.make or found.drop:
+                with explained(self._name):
+                    async with self._alone() as session:
+                        if session is not None:
+                            await self._work(session)
+                found = await self._look()
+        except StoreError as error:
+            self._tell(f"custom attributes are not indexed, lists by them may be slow: {error}")
+            return LATER_S
+        if found.make or found.drop:
+            return PAUSE_S
+        return LATER_S if found.is_early else None
+
+    async def _look(self) -> Plan:
+        rows = await self._read(SQL["listed"], PREFIX)
+        size_bytes = (await self._read(SQL["size"]))[0][0]
+        there = {row[0]: row[1] for row in rows}
+        found = plan(self._wanted, self._limit, there, is_small=size_bytes < SMALL_BYTES)
+        self.ready = found.ready
+        if found.left_out:
+            self._tell(
+                f"{found.left_out} custom attributes are not indexed, as {self._limit} are, the "
+                "limit (perdure.searchAttributes.maxIndexed): lists by them may be slow"
+            )
+        return found
+
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            log.warning("%s", text)
+
+    async def _work(self, session: Any) -> None:
+        found = await self._look()
+        rows = await self._read(SQL["listed"], PREFIX)
+        if not all(row[1] for row in rows) and (await self._read(SQL["is_busy"]))[0][0]:
+            return  # a statement of a node that is gone
+        for name in found.drop:
+            await self._drop(session, name)
+        for attribute in found.make:
+            await self._make(session, attribute)
+        if found.make:
+            await session.execute("ANALYZE perdure.runs")
+
+    async def _make(self, session: Any, attribute: Custom) -> None:
+        name = name_of(attribute)
+        try:
+            for form in _make(attribute.kind):
+                await self._execute(session, form, name, attribute.name)
+        except asyncpg.PostgresError:
+            with suppress(asyncpg.PostgresError):  # an unfinished one would cost and serve nobody
+                await self._drop(session, name)
+            raise
+
+    async def _drop(self, session: Any, name: str) -> None:
+        for form in _DROP:
+            await self._execute(session, form, name)
+
+    async def _execute(self, session: Any, form: str, name: str, attribute: str = "") -> None:
+        statement = (await self._read(SQL["quoted"], form, name, attribute))[0][0]
+        await session.execute(statement)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[Any | None]:
+        """A session to make indexes with; None while another node has one."""
+        async with self._connected() as guard:
+            try:
+                await guard.execute(_GUARD)
+            except asyncpg.LockNotAvailableError:
+                yield None
+                return
+            async with self._connected() as session:
+                yield session
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
+        connection = await asyncpg.connect(
+            self._dsn, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0
+        )
+        try:
+            yield connection
+        finally:
+            connection.terminate()
