@@ -262,13 +262,13 @@ class Neighbours:
         """
         if node in (0, self._sharing.node) or RELAYED.get():
             return None
-        return await self.relay.ask(
-            node_address(node),
-            method,
-            request,
-            until(self._node.clock.now_ns(), _ANSWER_NS),
-            patience_ns=_HOLDER_PATIENCE_NS,
-        )
+        deadline_ns = until(self._node.clock.now_ns(), _ANSWER_NS)
+        try:
+            return await self.relay.ask(
+                node_address(node), method, request, deadline_ns, patience_ns=_HOLDER_PATIENCE_NS
+            )
+        except NotHere:  # it leaves, and what waited there with it
+            return None
 
     async def ask_others(self, method: str, request: Message) -> list[Any]:
         """What a call says at every other node that answers soon: for what only memory knows."""
@@ -283,11 +283,13 @@ class Neighbours:
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for answer in answers:
+            if isinstance(answer, NotHere):
+                continue  # it leaves
             if isinstance(answer, RPCError):
                 log.warning("a node did not say what it knows (%s): %s", method, answer.message)
             elif isinstance(answer, BaseException):
                 raise answer
-        return [a for a in answers if a is not None and not isinstance(a, RPCError)]
+        return [a for a in answers if a is not None and not isinstance(a, Exception)]
 
     async def spread_namespaces(self) -> None:
         """One was changed here: wait until the others know."""
