@@ -8,7 +8,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from harness import Harness, activity_command, settle
+from harness import Harness, activity_command, event_name, settle
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import CommandType
 
 from perdure.store.contract import StoreUnavailable
 from perdure.store.postgres import PostgresStore
@@ -153,3 +155,34 @@ async def test_a_take_over_that_fails_is_made_again_from_where_it_was(
         found = await asyncio.gather(*polls)
     assert sorted(task.workflow_execution.workflow_id for task in found) == ["a", "b"]
     assert asked == ["", "a", "a", "b"]
+
+
+async def test_what_a_dead_node_had_to_deliver_comes_once_and_in_its_order(
+    two: tuple[Harness, Harness], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heir, dead = two
+    monkeypatch.setattr(dead.node.dispatcher, "_deliver", lambda _messages: None)
+    await dead.start("target")
+    await dead.take()
+    await dead.start("sender")
+    names = [f"signal-{number}" for number in range(20)]
+    await dead.complete(await dead.take(), *(signal_command("target", name) for name in names))
+    look = await asyncpg.connect(postgres_dsn)
+    try:
+        await die(dead, look)
+        await look.execute("UPDATE perdure.messages SET leased_until_ns = 0")
+    finally:
+        await look.close()
+    await beat(heir)
+    await settle()
+    history = await heir.history("target")
+    signals = [e for e in history.events if event_name(e.event_type) == "WorkflowExecutionSignaled"]
+    assert [e.workflow_execution_signaled_event_attributes.signal_name for e in signals] == names
+
+
+def signal_command(workflow_id: str, name: str) -> Command:
+    made = Command(command_type=CommandType.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION)
+    attributes = made.signal_external_workflow_execution_command_attributes
+    attributes.execution.workflow_id = workflow_id
+    attributes.signal_name = name
+    return made
