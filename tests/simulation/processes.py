@@ -140,7 +140,7 @@ class Process:
     async def _work(self) -> None:
         loop: Any = asyncio.get_running_loop()
         skew_ns = round((self.rng.random() - 0.5) * 2 * SKEW_S * 1e9)
-        clock = SystemClock(lambda: loop.now_ns() + skew_ns)
+        clock = SystemClock(lambda: loop.now_ns() + skew_ns, loop.now_ns)
         try:
             node = await Node.open(self.store, clock=clock, rng=self.rng)
         except (StoreUnavailable, Unavailable):

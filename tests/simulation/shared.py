@@ -40,11 +40,13 @@ from perdure.store.postgres.leases import (
 from perdure.store.postgres.sharing import notice_of
 from perdure.store.sharing import (
     AWAITED,
+    FIRST_RUN,
     LETTER,
     NAMESPACES,
     Awaited,
     Beat,
     Letter,
+    Orphans,
     Queue,
     Sharing,
 )
@@ -461,8 +463,15 @@ class FakeSharing:
         rows = await self._database.inner.messages(0, ALL)
         return any(leases.get(row.id, 0) < now_ns for row in rows)
 
-    async def orphans(self) -> list[int]:
-        return await self._do(self._store.session.in_flight)
+    async def sweep(self) -> bool:
+        return False  # with every beat, see above
+
+    async def orphans(self, after: tuple[str, str] = FIRST_RUN) -> Orphans:
+        async def work() -> Orphans:
+            keys = await self._store.session.in_flight()
+            return Orphans(keys, frozenset(self._database.living()))
+
+        return await self._do(work)
 
     async def bury(self, nodes: Sequence[int]) -> None:
         async def work() -> None:

@@ -43,7 +43,7 @@ async def two_clients() -> AsyncIterator[list[Client]]:
     for number in range(2):
         rng = random.Random(number)
         store = SharedStore(database, Faults(), rng)
-        nodes.append(await Node.open(store, clock=SystemClock(loop.now_ns), rng=rng))
+        nodes.append(await Node.open(store, clock=SystemClock(loop.now_ns, loop.now_ns), rng=rng))
     await asyncio.sleep(6)  # they know of each other
     yield [Client(node.service, identity=f"node {n}") for n, node in enumerate(nodes)]
     for node in nodes:

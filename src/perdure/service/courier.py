@@ -2,8 +2,12 @@
 
 A message is a row of the sender's transition. After that commit it is delivered: a transition on
 the receiver, then one on the sender, which records the answer and drops the row. If the process
-dies in between, the row is read again at the next start and the receiver recognises what it has
-seen. The messages of one sender travel in order.
+dies in between, the row is read again by the next one, or by another node, and the receiver
+recognises what it has seen.
+
+A courier delivers the messages of one sender one after the other. Of a sender whose transitions
+several nodes commit, each delivers its own, and one may overtake the other. Nothing here relies on
+more: a workflow that waits for the answer to a message sends the next one only then.
 """
 
 from __future__ import annotations
@@ -73,7 +77,7 @@ class Starter(Protocol):
 
 
 class Courier:
-    """Delivers the outbox of this node's commits, and what an earlier process left."""
+    """Delivers the outbox of this node's commits, and what other processes left."""
 
     def __init__(
         self,
@@ -143,8 +147,8 @@ class Courier:
                 await sleep_until(self._clock, self._clock.now_ns() + pause_ns)
                 continue
             except Exception:
-                # Left in the store for the next start: to drop it would lose what the run waits
-                # for.
+                # Left in the store for the next start, or until the lease is over: to drop it would
+                # lose what the run waits for.
                 log.exception("message %d of run %d cannot be delivered", row_id, key)
             queue.popleft()
             self._held.discard(row_id)
@@ -204,7 +208,7 @@ class Courier:
         self._overflow = True
 
     async def close(self) -> None:
-        """Finish the deliveries under way; the rest is delivered after the next start."""
+        """Finish the deliveries under way; the rest is for the next start, or for other nodes."""
         self._closed = True
         for futures in self._waiters.values():
             for future in futures:

@@ -51,6 +51,7 @@ class Matching:
         self._alarm: Alarm | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._purge_at = 1_000
+        self._has_forgotten = False  # queues that tasks may wait in
         self._closed = False
         self._reason: StoreError | None = None
         self.claim: Callable[[TaskQueue, TaskRow], None]  # set by the dispatcher
@@ -73,6 +74,8 @@ class Matching:
             self._alarm.cancel()
         for poll in list(self._deadlines):
             self._expire(poll)
+        for queue in self._queues.values():
+            self._give_back_leased(queue.rows)
 
     async def release(self, at_once: int = 500) -> None:
         """The same, a few at a time: a connection does not bear thousands of answers at once."""
@@ -99,12 +102,18 @@ class Matching:
             else:
                 limit = partial(SharedRate, is_shared=self._has_company)
                 found = TaskQueue(key, self._window(), limit)
+            found.made_ns = self._clock.now_ns()
+            found.rank_again_ns = self._rank_again_ns()
             self._queues[key] = found
             self.configure(found)
         return found
 
     def _has_company(self) -> bool:
         return self._sharing is not None and self._sharing.has_company
+
+    def _rank_again_ns(self) -> int:
+        """When a queue's ranking is to be compared with the store: never, if memory knows all."""
+        return 0 if self._has_company() or self._has_forgotten else NEVER_NS
 
     def _window(self) -> Window:
         """A new view on a queue's rows. With other nodes about, a row has to be leased first."""
@@ -117,8 +126,9 @@ class Matching:
     def company_changed(self) -> None:
         """Other nodes came, or the last one left: look at what waits in the way that is right."""
         for queue in self._queues.values():
+            self._give_back_leased(queue.rows)
             queue.rows = self._window()
-            queue.rank_again_ns = 0
+            queue.rank_again_ns = self._rank_again_ns()
             self.pump(queue)
 
     def configure_again(self) -> None:
@@ -216,7 +226,7 @@ class Matching:
         """A task's row was committed."""
         queue = self.queue(row.namespace, row.queue, row.kind)
         queue.rows.add(row)
-        if self._has_company() and self._clock.now_ns() >= queue.rank_again_ns:
+        if self._clock.now_ns() >= queue.rank_again_ns:
             queue.rank_again_ns = NEVER_NS
             self._spawn(self._rank_again(queue))
         if queue.polls:
@@ -272,10 +282,13 @@ class Matching:
         rows.returning = False
         if self._sharing is None or queue.polls or queue.rows is not rows or self._closed:
             return
-        ids = [row.id for row in rows.drain()]
-        if ids:
+        self._give_back_leased(rows)
+
+    def _give_back_leased(self, rows: Window) -> None:
+        """Other nodes may have the rows that were leased for a queue's polls."""
+        if self._sharing is not None and rows and isinstance(rows, LeasedWindow):
+            self._spawn(self._release(self._sharing, [row.id for row in rows.drain()]))
             rows.forget()
-            self._spawn(self._release(self._sharing, ids))
 
     async def _ask_for_permits(self, queue: TaskQueue, rate: SharedRate) -> None:
         """Have the database say how many tasks may be given out now."""
@@ -304,7 +317,7 @@ class Matching:
             log.warning("what waits in %s cannot be read: %s", queue.key.name, error)
         now_ns = self._clock.now_ns()
         pause_ns = max(_RANK_AGAIN_NS, _RANK_AGAIN_SHARE * (now_ns - asked_ns))
-        queue.rank_again_ns = now_ns + pause_ns
+        queue.rank_again_ns = now_ns + pause_ns if self._has_company() else NEVER_NS
 
     def polled(self) -> list[Queue]:
         """The queues that have parked polls."""
@@ -361,6 +374,8 @@ class Matching:
             window.failed()
             raise
         window.loaded(found, more=len(found) == limit)
+        if window is not queue.rows:  # company changed
+            self._give_back_leased(window)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -424,15 +439,21 @@ class Matching:
     def _purge(self) -> None:
         """Forget queues that nobody used for long."""
         before_ns = self._clock.now_ns() - self._settings.queue_idle_ns
-        idle = [
-            key
-            for key, queue in self._queues.items()
-            if not (queue.polls or queue.rows or queue.rows.more or queue.queries or queue.claiming)
-            and queue.seen_ns < before_ns
-        ]
-        for key in idle:
-            del self._queues[key]
+        for queue in list(self._queues.values()):
+            if max(queue.seen_ns, queue.made_ns) < before_ns and self._can_be_forgotten(queue):
+                self._give_back_leased(queue.rows)
+                del self._queues[queue.key]
+                self._has_forgotten = self._sharing is not None
         self._purge_at = max(1_000, 2 * len(self._queues))
+
+    def _can_be_forgotten(self, queue: TaskQueue) -> bool:
+        """Whether nobody polls a queue here, and no task depends on that.
+
+        Where nodes share the store, tasks do not: whoever polls the queue next looks what waits.
+        """
+        if queue.polls or queue.queries or queue.claiming:
+            return False
+        return self._sharing is not None or not (queue.rows or queue.rows.more)
 
 
 def _empty(queue: TaskQueue) -> PollWorkflowTaskQueueResponse | PollActivityTaskQueueResponse:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message
@@ -17,7 +16,9 @@ from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 from perdure.api.caller import until
 from perdure.api.errors import RPCError
 from perdure.engine.execution import Execution
+from perdure.service.background import Background
 from perdure.service.clock import SystemClock
+from perdure.service.heir import Heir
 from perdure.service.queue import WORKFLOW, TaskQueue
 from perdure.service.relay import RELAYED, NotHere, Relay, node_address, queue_address
 from perdure.service.watches import Watches
@@ -32,6 +33,7 @@ log = logging.getLogger("perdure.service")
 
 BEAT_S: Final = 5.0
 _DEAF_BEAT_S: Final = 0.5
+_SWEEP_S: Final = 500.0
 _STICKY_PATIENCE_NS: Final = 1_000_000_000
 _HOLDER_PATIENCE_NS: Final = 2_000_000_000
 _SURVEY_PATIENCE_NS: Final = 1_000_000_000
@@ -50,14 +52,13 @@ class Neighbours:
         self._node = node
         self._sharing = sharing
         self._living: frozenset[int] = frozenset()
-        self._gone: set[int] = set()  # whose work is to be taken over
-        self._died: set[int] = set()  # those of them that did not leave by themselves
         self._namespaces = ""
         self._schema = 0
-        self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.relay = Relay(node, sharing, self._queue_addresses, self._spawn)
+        self._sweep_pause_s = BEAT_S
+        self._background = Background()
+        self._heir = Heir(node, sharing)
+        self.relay = Relay(node, sharing, self._queue_addresses, self._background.spawn)
         self.watches = Watches(node.executions, sharing, self._run_changed)
 
     @property
@@ -70,32 +71,30 @@ class Neighbours:
         """Whether other nodes are there."""
         return self._sharing.has_company
 
+    @property
+    def is_eldest(self) -> bool:
+        """Whether this node is the one to do what one is enough for, and two do no harm."""
+        return self._sharing.node <= min(self._living, default=self._sharing.node)
+
     async def open(self) -> None:
         """Say hello, and begin to listen. Raises StoreError."""
-        await self._beat()
+        self._note(await self._give_sign())
         self._sharing.listener = self._heard
         await self._sharing.tell(notices.HELLO)
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-neighbours")
+        self._background.repeat(self._next_beat, "perdure-neighbours")
+        self._background.repeat(self._heir.turn, "perdure-heir")
+        self._background.repeat(self._sweep, "perdure-sweep")
 
     async def close(self) -> None:
         """Leave: what this node's own workers held is offered again by others."""
         self._sharing.listener = lambda _: None
-        tasks = [*self._tasks, *([self._task] if self._task is not None else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._background.close()
         await self.watches.close()
         try:
             await self._sharing.bury([self._sharing.node])
             await self._sharing.tell(notices.HELLO)
         except StoreError as error:
             log.warning("the other nodes could not be told that this one leaves: %s", error)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # -- what this node hears ----------------------------------------------------------------------
 
@@ -109,30 +108,32 @@ class Neighbours:
         elif word == notices.LETTER:
             self.relay.heard(about)
         elif word == notices.NAMESPACES:
-            self._spawn(self._read_namespaces())
+            self._background.spawn(self._read_namespaces())
         else:  # hello, or notices were missed
             self._wake.set()
 
-    async def _run(self) -> None:
-        while True:
-            pause_s = _DEAF_BEAT_S if self._sharing.deaf else BEAT_S
-            try:
-                async with asyncio.timeout(pause_s):  # wait_for may swallow a cancellation
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                await self._beat()
-            except StoreTooNew as error:
-                self._node.end(error)
-                return
-            except (StoreError, RPCError) as error:
-                log.warning("the database does not answer: %s", error)
-            except Exception:
-                log.exception("a beat failed")
+    async def _next_beat(self) -> None:
+        pause_s = _DEAF_BEAT_S if self._sharing.deaf else BEAT_S
+        try:
+            async with asyncio.timeout(pause_s):  # wait_for may swallow a cancellation
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+        try:
+            await self._beat()
+        except StoreTooNew as error:
+            self._node.end(error)
+        except StoreError as error:
+            log.warning("the database does not answer: %s", error)
 
     async def _beat(self) -> None:
+        """Give a sign of life. What follows from it is not waited for: silence counts as death."""
+        beat = await self._give_sign()
+        self._note(beat)
+        self._react(beat)
+
+    async def _give_sign(self) -> Beat:
         matching = self._node.matching
         sent_ns = self._node.clock.now_ns()
         had_company = self.has_company
@@ -140,27 +141,37 @@ class Neighbours:
         if self.has_company != had_company:
             matching.company_changed()
         self._follow_clock(beat, sent_ns)
+        return beat
+
+    def _note(self, beat: Beat) -> None:
+        """What this node knows from now on."""
         self._notice_schema(beat.newer_schema)
+        self._heir.inherit(self._living - beat.nodes, bury=False)
+        self._heir.inherit(beat.died, bury=True)
+        self._living = beat.nodes
+
+    def _react(self, beat: Beat) -> None:
+        """What waits, or was missed, is looked at."""
+        node = self._node
         for queue in beat.queues:
-            matching.has_more(queue)
+            node.matching.has_more(queue)
         if beat.letters:
             self.relay.look()
         if beat.messages:
-            await self._node.courier.reread()
+            self._background.spawn(node.courier.reread())
         if beat.namespaces != self._namespaces:
-            if self._namespaces:
-                await self._node.namespaces.reread()
             self._namespaces = beat.namespaces
-        self._gone |= (self._living - beat.nodes) | beat.died
-        self._died |= beat.died
-        self._living = beat.nodes
+            self._background.spawn(self._read_namespaces())
         if beat.overdue:
-            await self._node.alarms.open()
-        if self._task is not None:  # not the first, before the node is open
-            self.watches.renew()
-            self._node.companions.pass_on()
-            if self._gone:
-                await self._take_over()
+            self._background.spawn(node.alarms.open())
+        self.watches.renew()
+        node.companions.pass_on()
+
+    async def _sweep(self) -> None:
+        """Remove what nobody takes any more, a page at a time."""
+        await asyncio.sleep(self._sweep_pause_s)
+        has_more = self.is_eldest and await self._sharing.sweep()
+        self._sweep_pause_s = BEAT_S if has_more else _SWEEP_S
 
     def _notice_schema(self, newer: int) -> None:
         """Say, once, that a newer perdure migrated the database, and left room for this one."""
@@ -171,16 +182,6 @@ class Neighbours:
                 "the newer one",
                 self._node.store.name, newer,
             )  # fmt: skip
-
-    async def _take_over(self) -> None:
-        """Nodes died, or left: go on with what was theirs. If that fails, with the next beat."""
-        node = self._node
-        await node.take_back(await self._sharing.orphans(), self._living)
-        await self._sharing.bury(sorted(self._died - self._living))
-        await node.alarms.open()
-        await node.courier.reread()
-        self._gone.clear()
-        self._died.clear()
 
     def _follow_clock(self, beat: Beat, sent_ns: int) -> None:
         """Go by the database's clock, which all nodes share."""
@@ -197,7 +198,7 @@ class Neighbours:
 
     def _run_changed(self, key: int) -> None:
         if self._node.executions.is_awaited(key):  # notices go to all nodes
-            self._spawn(self._look_at(key))
+            self._background.spawn(self._look_at(key))
 
     async def _look_at(self, key: int) -> None:
         """Wake who waits for a run, if it really changed."""
@@ -262,13 +263,13 @@ class Neighbours:
         """
         if node in (0, self._sharing.node) or RELAYED.get():
             return None
-        return await self.relay.ask(
-            node_address(node),
-            method,
-            request,
-            until(self._node.clock.now_ns(), _ANSWER_NS),
-            patience_ns=_HOLDER_PATIENCE_NS,
-        )
+        deadline_ns = until(self._node.clock.now_ns(), _ANSWER_NS)
+        try:
+            return await self.relay.ask(
+                node_address(node), method, request, deadline_ns, patience_ns=_HOLDER_PATIENCE_NS
+            )
+        except NotHere:  # it leaves, and what waited there with it
+            return None
 
     async def ask_others(self, method: str, request: Message) -> list[Any]:
         """What a call says at every other node that answers soon: for what only memory knows."""
@@ -283,11 +284,13 @@ class Neighbours:
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for answer in answers:
+            if isinstance(answer, NotHere):
+                continue  # it leaves
             if isinstance(answer, RPCError):
                 log.warning("a node did not say what it knows (%s): %s", method, answer.message)
             elif isinstance(answer, BaseException):
                 raise answer
-        return [a for a in answers if a is not None and not isinstance(a, RPCError)]
+        return [a for a in answers if a is not None and not isinstance(a, Exception)]
 
     async def spread_namespaces(self) -> None:
         """One was changed here: wait until the others know."""

@@ -6,11 +6,10 @@ import asyncio
 import logging
 import random as random_module
 import uuid
-from collections.abc import Coroutine
 from functools import partial
 from typing import Any
 
-from perdure.api.errors import NotFound, RPCError
+from perdure.api.errors import NotFound, Unavailable
 from perdure.engine import activities, workflow_tasks
 from perdure.engine.transition import Transition
 from perdure.service import queue_configs
@@ -127,7 +126,8 @@ class Node:
             self.executions.committer.open()
             if self.neighbours is not None:
                 await self.neighbours.open()
-            await self._take_back()
+            else:
+                await self._take_back()
             await self.matching.open()
             if self.neighbours is None:
                 await self._redirect_orphans()
@@ -225,16 +225,29 @@ class Node:
 
     async def _take_back(self) -> None:
         """Workers of the former process died with it: what they held is offered again."""
-        living = frozenset([self.store.node])
-        if self.neighbours is not None:
-            living |= self.neighbours.living
-        await self.take_back(await self.store.in_flight(), living)
+        await self.take_back(await self.store.in_flight(), frozenset([self.store.node]))
 
     async def take_back(self, keys: list[int], living: frozenset[int]) -> None:
-        """Offer again what workers of nodes that do not live any more held of some runs."""
+        """Offer again what workers of nodes that do not live any more held of some runs.
+
+        Raises Unavailable.
+        """
         for first in range(0, len(keys), _TAKE_BACK_BATCH):
             batch = keys[first : first + _TAKE_BACK_BATCH]
-            await _all(self.executions.transact(key, partial(take_back, living)) for key in batch)
+            work = (self._take_back_of(key, living) for key in batch)
+            for outcome in await asyncio.gather(*work, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _take_back_of(self, key: int, living: frozenset[int]) -> None:
+        try:
+            await self.executions.transact(key, partial(take_back, living))
+        except NotFound:
+            pass
+        except Unavailable:
+            raise
+        except Exception:  # one bad run does not stand in the way of all others
+            log.exception("what workers held of run %d cannot be offered again", key)
 
     async def _redirect_orphans(self) -> None:
         """Tasks on the sticky queue of a worker that died go to the normal queue."""
@@ -262,11 +275,3 @@ def take_back(living: frozenset[int], tx: Transition) -> None:
         return
     if task.holder not in living:
         workflow_tasks.take_back(tx)
-
-
-async def _all(work: Any) -> None:
-    """Run coroutines together; the first error that is not NotFound is raised after all ended."""
-    coroutines: list[Coroutine[Any, Any, None]] = list(work)
-    for outcome in await asyncio.gather(*coroutines, return_exceptions=True):
-        if isinstance(outcome, RPCError | Exception) and not isinstance(outcome, NotFound):
-            raise outcome

@@ -116,6 +116,7 @@ class TaskQueue:
         flows: how many tasks came and went lately, by level.
         claiming: rows whose run is being loaded for a poll.
         seen_ns: when a poller was last here.
+        made_ns: when this node first had to do with it.
         rate: how fast its tasks may be given out; None for as fast as they come.
         worker_rate, operator_rate: what a worker and an operator said of it, a second.
         rate_alarm: set while a task waits for nothing but that.
@@ -129,6 +130,7 @@ class TaskQueue:
         "flows",
         "key",
         "limit",
+        "made_ns",
         "operator_rate",
         "pollers",
         "polls",
@@ -156,6 +158,7 @@ class TaskQueue:
         self.pollers: OrderedDict[str, int] = OrderedDict()
         self.claiming = 0
         self.seen_ns = 0
+        self.made_ns = 0
         self.retired = False
         self.rate: Rate | None = None
         self.worker_rate: float | None = None

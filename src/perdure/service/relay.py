@@ -133,6 +133,8 @@ class Relay:
     ) -> Any:
         """The response of another node; None when none took the letter, or a poll came here first.
 
+        A caller that gives up meanwhile leaves its letter to be taken in vain, or to be swept.
+
         Args:
             address: who may take it.
             method: of the service.
@@ -142,7 +144,7 @@ class Relay:
 
         Raises:
             RPCError: what the call raised there.
-            NotHere: there were no polls any more.
+            NotHere: there were no polls any more, or the node that took the letter leaves.
             DeadlineExceeded: no answer in time.
             Unavailable: the database failed.
         """
@@ -261,27 +263,42 @@ class Relay:
         """Make a call for another node. The context is this task's own."""
         RELAYED.set(True)
         CALLER.set(Caller(in_process=False, deadline_ns=ask.deadline_ns))
-        reply = Reply(ask.number)
+        try:
+            reply = await self._make(ask)
+        except asyncio.CancelledError:  # this node leaves: who asked looks elsewhere
+            await self._answer(ask, _not_here(ask))
+            raise
+        await self._answer(ask, reply)
+
+    async def _make(self, ask: Ask) -> Reply:
         try:
             request = _message(ask.method, "Request").FromString(ask.request)
             response = await getattr(self._node.service, ask.method)(request)
-            reply.response = response.SerializeToString()
         except NotHere:
-            reply.not_here = True
-            reply.code, reply.message = (
-                int(StatusCode.ABORTED),
-                "The worker is elsewhere; try again.",
-            )
+            return _not_here(ask)
         except RPCError as error:
-            reply.code, reply.message = int(error.code), error.message
-            reply.details = [_packed(detail) for detail in error.details]
+            details = [_packed(detail) for detail in error.details]
+            return Reply(ask.number, b"", int(error.code), error.message, details)
         except Exception as error:
             log.exception("a call for another node failed")
-            reply.code, reply.message = int(StatusCode.INTERNAL), repr(error)
+            return Reply(ask.number, b"", int(StatusCode.INTERNAL), repr(error))
+        return Reply(ask.number, response.SerializeToString())
+
+    async def _answer(self, ask: Ask, reply: Reply) -> None:
         try:
             await self._sharing.post(Letter(ask.reply_to, _encode(reply)))
         except StoreError as error:  # the caller asks again
             log.warning("an answer for another node cannot be sent: %s", error)
+
+
+def _not_here(ask: Ask) -> Reply:
+    """For nodes of the former version it is an error, after which one tries again."""
+    return Reply(
+        ask.number,
+        code=int(StatusCode.ABORTED),
+        message="The worker is elsewhere; try again.",
+        not_here=True,
+    )
 
 
 def _opened(method: str, reply: Reply) -> Any:

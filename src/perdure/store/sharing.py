@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -51,6 +51,24 @@ class Beat(msgspec.Struct, frozen=True):
     overdue: bool
     namespaces: str
     newer_schema: int = 0
+
+
+class Orphans(msgspec.Struct, frozen=True):
+    """Of some open runs, those whose tasks may be held by workers of nodes that died.
+
+    Attributes:
+        keys: of these runs.
+        living: the nodes that lived as the runs were looked at.
+        last: where the next page begins, if there may be one.
+    """
+
+    keys: list[int]
+    living: frozenset[int]
+    last: tuple[str, str] | None = None
+
+
+FIRST_RUN: Final = ("", "")
+"""Where the first page of runs begins."""
 
 
 class Letter(msgspec.Struct):
@@ -139,8 +157,11 @@ class Sharing(Protocol):
         Raises StoreTooNew when a newer perdure changed the database so that this one must stop.
         """
 
-    async def orphans(self) -> list[int]:
-        """Open runs whose tasks may be held by workers of nodes that died."""
+    async def sweep(self) -> bool:
+        """Remove some of what nobody takes any more; whether there is more to look at."""
+
+    async def orphans(self, after: tuple[str, str] = FIRST_RUN) -> Orphans:
+        """A page of the open runs, in an order that stays."""
 
     async def bury(self, nodes: Sequence[int]) -> None:
         """Forget nodes: their work was offered again. For this one: it leaves."""

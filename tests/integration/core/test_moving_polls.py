@@ -11,6 +11,7 @@ from harness import QUEUE, Harness, activity_command, settle
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.workflowservice.v1 import (
+    ListWorkersRequest,
     PollWorkflowTaskQueueRequest,
     QueryWorkflowRequest,
     RegisterNamespaceRequest,
@@ -187,3 +188,57 @@ async def test_a_namespace_is_known_everywhere_when_it_was_made(
     request.workflow_execution_retention_period.FromSeconds(86_400)
     await two[0].service.register_namespace(request)
     assert two[1].node.namespaces.get("new").name == "new"
+
+
+async def test_a_query_whose_worker_is_at_a_node_that_leaves_goes_elsewhere(
+    postgres_dsn: str,
+) -> None:
+    staying, leaving = [await Harness(lambda: PostgresStore(postgres_dsn)).open() for _ in range(2)]
+    assert staying.node.neighbours is not None
+    await staying.node.neighbours._beat()
+    await staying.start()
+    await staying.complete(await staying.take())
+    request = QueryWorkflowRequest(
+        namespace="default",
+        execution=WorkflowExecution(workflow_id="wf"),
+        query=WorkflowQuery(query_type="state"),
+    )
+    query = asyncio.create_task(staying.service.query_workflow(request))
+    async with asyncio.timeout(10):
+        assert (await leaving.take()).query.query_type == "state"  # and never answers it
+        await leaving.close()
+        asked = await staying.take()
+        assert asked.query.query_type == "state"
+        await staying.service.respond_query_task_completed(
+            RespondQueryTaskCompletedRequest(task_token=asked.task_token, completed_type=ANSWERED)
+        )
+        await query
+    await staying.close()
+
+
+async def test_an_answer_for_a_node_that_leaves_is_not_waited_for(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staying, leaving = two
+    began = asyncio.Event()
+
+    async def slow(_request: Any) -> Any:
+        began.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(leaving.service, "list_workers", slow, raising=False)
+    monkeypatch.setattr(leaving.service, "respond_query_task_completed", slow, raising=False)
+    neighbours = staying.node.neighbours
+    assert neighbours is not None
+    answer = RespondQueryTaskCompletedRequest(namespace="default", completed_type=ANSWERED)
+    asked = [
+        asyncio.create_task(
+            neighbours.ask_holder(leaving.store.node, "respond_query_task_completed", answer)
+        ),
+        asyncio.create_task(neighbours.ask_others("list_workers", ListWorkersRequest())),
+    ]
+    async with asyncio.timeout(5):
+        await began.wait()
+        await settle()
+        await leaving.node.neighbours._background.close()  # type: ignore[union-attr]
+        assert await asyncio.gather(*asked) == [None, []]

@@ -14,7 +14,7 @@ from store_contract import closed, start, step
 from perdure.store.contract import NOBODY, OTHERS, THIS_NODE, MessageRow, NamespaceRow, TaskRow
 from perdure.store.postgres import PostgresStore, sharing
 from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
-from perdure.store.sharing import Awaited, Letter, Queue
+from perdure.store.sharing import FIRST_RUN, Awaited, Letter, Queue
 
 WITHIN_S = 20
 ORDERS: Queue = ("default", "orders", 1)
@@ -276,30 +276,56 @@ async def test_letters_do_without_their_unlogged_sequence(pair: Pair) -> None:
     assert taken == [Letter("two", b"first"), Letter("two", b"second")]
 
 
-async def test_letters_that_nobody_takes_are_swept(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_letters_that_nobody_takes_are_swept(pair: Pair) -> None:
     await pair.one.sharing.post(Letter("gone", b"old"))
     await pair.age("letters", "created_ns", sharing.LETTER_LIVES_NS + SECOND_NS)
     await pair.one.sharing.post(Letter("gone", b"new"))
-    monkeypatch.setattr(sharing, "_SWEEP_EVERY", 1)
-    await pair.two.sharing.beat([], [])
+    assert not await pair.two.sharing.sweep()
     assert await pair.two.sharing.collect(["gone"], 9) == [Letter("gone", b"new")]
 
 
-async def test_tasks_of_closed_runs_are_swept_unless_leased(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tasks_of_closed_runs_are_swept_unless_leased(pair: Pair) -> None:
     [leased] = await waiting(pair.one, 1)
     assert await pair.one.sharing.lease_tasks(ORDERS, 1) == [leased]
     [of_closed], [of_deleted], [of_open] = [await waiting(pair.one, 1) for _ in range(3)]
     for row in (leased, of_closed):
         await pair.one.commit([[step(row.key, 1, record=closed(row.key))]])
     assert await pair.one.delete(of_deleted.key)
-    monkeypatch.setattr(sharing, "_SWEEP_EVERY", 1)
-    await pair.two.sharing.beat([], [])
+    assert not await pair.two.sharing.sweep()
+    assert await task_ids(pair) == sorted([leased.id, of_open.id])
+
+
+async def test_tasks_are_swept_page_by_page_and_anew(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_SWEPT_AT_ONCE", 2)
+    kept = await waiting(pair.one, 3)
+    stale = await waiting(pair.one, 2)
+    await pair.one.commit([[step(stale[0].key, 1, record=closed(stale[0].key))]])
+    assert [await pair.two.sharing.sweep() for _ in range(3)] == [True, True, False]
+    assert await task_ids(pair) == ids(kept)
+    await pair.one.commit([[step(kept[0].key, 1, record=closed(kept[0].key))]])
+    assert [await pair.two.sharing.sweep() for _ in range(2)] == [True, False]
+    assert await task_ids(pair) == []
+
+
+async def task_ids(pair: Pair) -> list[int]:
     found = await pair.look.fetch("SELECT id FROM perdure.tasks ORDER BY id")
-    assert [row[0] for row in found] == sorted([leased.id, of_open.id])
+    return [row[0] for row in found]
+
+
+async def test_a_beat_is_one_statement(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes long is done beside: a node that gives no sign of life counts as dead."""
+    run, statements = pair.one.sharing._run, []  # type: ignore[attr-defined]
+
+    async def counted(statement: str, *parameters: object) -> Any:
+        statements.append(statement)
+        return await run(statement, *parameters)
+
+    monkeypatch.setattr(pair.one.sharing, "_run", counted)
+    for _ in range(120):
+        await pair.one.sharing.beat([], [])
+    assert len(statements) == 120
 
 
 # -- rates -----------------------------------------------------------------------------------------
@@ -319,6 +345,15 @@ async def test_a_rate_gives_anew_as_time_passes(pair: Pair) -> None:
     assert await pair.two.sharing.permits("orders", 0.001, 2, 5) == 1
     await pair.age("rates", "due_ns", 10 * 1_000 * SECOND_NS)
     assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2  # never more than a burst
+
+
+async def test_a_rate_that_is_not_made_use_of_is_forgotten(pair: Pair) -> None:
+    await pair.one.sharing.permits("old", 0.001, 1, 1)
+    await pair.age("rates", "due_ns", sharing.RATE_LIVES_NS + 2_000 * SECOND_NS)
+    await pair.one.sharing.permits("new", 0.001, 1, 1)
+    await pair.two.sharing.sweep()
+    found = await pair.look.fetch("SELECT name FROM perdure.rates")
+    assert [row[0] for row in found] == ["new"]
 
 
 # -- signs of life ---------------------------------------------------------------------------------
@@ -393,12 +428,11 @@ async def test_orphans_are_open_runs_of_workers_that_died_with_their_node(pair: 
     ended = await new_run(pair.two, in_flight=THIS_NODE)
     await pair.two.commit([[step(ended, 1, record=closed(ended), in_flight=THIS_NODE)]])
     await new_run(pair.two, in_flight=NOBODY)
-    assert await pair.one.sharing.orphans() == []
+    assert await pair.one.in_flight() == []
     await pair.two.sharing.bury([pair.two.node])
-    assert await pair.one.sharing.orphans() == [of_two]
     assert await pair.one.in_flight() == [of_two]
     await pair.one.commit([[step(of_two, 1, in_flight=NOBODY)]])
-    assert await pair.one.sharing.orphans() == []
+    assert await pair.one.in_flight() == []
     assert await pair.one.sharing.version(mine) == 1
 
 
@@ -408,13 +442,33 @@ async def test_a_run_that_workers_of_two_nodes_hold_is_looked_at_when_any_node_d
     await pair.beat()
     key = await new_run(pair.one, in_flight=THIS_NODE)
     await pair.two.commit([[step(key, 1, in_flight=THIS_NODE)]])
-    assert await pair.one.sharing.orphans() == [key]
+    assert await pair.one.in_flight() == [key]
     await pair.two.commit([[step(key, 2, in_flight=NOBODY)]])
     await pair.two.commit([[step(key, 3, in_flight=THIS_NODE)]])
     await pair.one.commit([[step(key, 4, in_flight=OTHERS)]])  # still held by those of two
-    assert await pair.one.sharing.orphans() == []
+    assert await pair.one.in_flight() == []
     await pair.two.sharing.bury([pair.two.node])
-    assert await pair.one.sharing.orphans() == [key]
+    assert await pair.one.in_flight() == [key]
+
+
+async def test_orphans_are_looked_for_page_by_page(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_ORPHANS_AT_ONCE", 2)
+    await pair.beat()
+    held = [await new_run(pair.two, in_flight=THIS_NODE) for _ in range(3)]
+    others = [await new_run(pair.one, in_flight=THIS_NODE) for _ in range(2)]
+    await pair.two.sharing.bury([pair.two.node])
+    pages, after = [], FIRST_RUN
+    while True:
+        page = await pair.one.sharing.orphans(after)
+        assert page.living == {pair.one.node}
+        pages.append(page.keys)
+        if page.last is None:
+            break
+        after = page.last
+    assert len(pages) == (len(held) + len(others)) // 2 + 1
+    assert sorted(key for keys in pages for key in keys) == held
 
 
 # -- notices ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from perdure.store.postgres.leases import (
     LETTER_LIVES_NS,
     MESSAGE_LEASE_NS,
     OVERDUE_NS,
+    RATE_LIVES_NS,
     SECOND_NS,
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
@@ -20,10 +21,22 @@ from perdure.store.postgres.leases import (
 from perdure.store.postgres.listening import Listening
 from perdure.store.postgres.schema import MIGRATIONS, Version
 from perdure.store.postgres.statements import SHARED as SQL
-from perdure.store.sharing import LETTER, TASKS, Awaited, Beat, Letter, Queue, queues_notice
+from perdure.store.sharing import (
+    FIRST_RUN,
+    LETTER,
+    TASKS,
+    Awaited,
+    Beat,
+    Letter,
+    Orphans,
+    Queue,
+    queues_notice,
+)
 
 NOTICE_BYTES_MAX = 7_500  # PostgreSQL's limit is 8,000
-_SWEEP_EVERY = 100  # beats
+# One page takes some milliseconds, so that nothing else of the node waits for it.
+_SWEPT_AT_ONCE = 5_000
+_ORPHANS_AT_ONCE = 1_000
 
 
 class PostgresSharing:
@@ -40,7 +53,7 @@ class PostgresSharing:
         self._run = run
         self._versions = Gathering(self._look_up_versions)
         self._listening = Listening(dsn, self._heard, self.tell)
-        self._beats = 0
+        self._swept_to = 0
         self.node = 0
         self.has_company = False
         self.listener: Callable[[str], None] = lambda _: None
@@ -135,10 +148,6 @@ class PostgresSharing:
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
         """Give a sign of life, and hear what waits. Raises StoreTooNew."""
-        self._beats += 1
-        if self._beats % _SWEEP_EVERY == 0:
-            await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
-            await self._run(SQL["sweep_tasks"])
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
         rows = await self._run(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
@@ -161,9 +170,19 @@ class PostgresSharing:
             newer_schema=found.number if found.number > len(MIGRATIONS) else 0,
         )
 
-    async def orphans(self) -> list[int]:
-        """Open runs whose tasks may be held by workers of nodes that died."""
-        return [row[0] for row in await self._run(SQL["orphans"], SILENT_NODE_LIVES_NS)]
+    async def sweep(self) -> bool:
+        """Remove some of what nobody takes any more; whether there is more to look at."""
+        if not self._swept_to:
+            await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
+            await self._run(SQL["sweep_rates"], RATE_LIVES_NS)
+        self._swept_to = (await self._run(SQL["sweep_tasks"], self._swept_to, _SWEPT_AT_ONCE))[0][0]
+        return self._swept_to > 0
+
+    async def orphans(self, after: tuple[str, str] = FIRST_RUN) -> Orphans:
+        """A page of the open runs: those whose tasks may be held by workers of dead nodes."""
+        rows = await self._run(SQL["orphans"], SILENT_NODE_LIVES_NS, *after, _ORPHANS_AT_ONCE)
+        keys, living, last = rows[0]
+        return Orphans(keys, frozenset([*living, self.node]), (last[0], last[1]) if last else None)
 
     async def bury(self, nodes: Sequence[int]) -> None:
         """Forget nodes: their work was offered again. For this one: it leaves."""

@@ -134,20 +134,48 @@ SELECT
 -- name: sweep_letters
 DELETE FROM perdure.letters WHERE created_ns < {now} - $1::bigint;
 
+-- name: sweep_rates
+-- One that nobody made use of lately is as good as none.
+DELETE FROM perdure.rates WHERE due_ns < {now} - $1::bigint;
+
 -- name: sweep_tasks
 -- What waits on the sticky queue of a worker that died is taken by nobody: its run goes on without.
-DELETE FROM perdure.tasks WHERE id IN (
-    SELECT t.id FROM perdure.tasks AS t LEFT JOIN perdure.runs AS r ON r.key = t.key
-    WHERE t.leased_until_ns < {now} AND (r.key IS NULL OR r.close_ns <> 0)
-    LIMIT 1000 FOR UPDATE OF t SKIP LOCKED
-);
+-- $1 where the former page ended, $2 how many to look at; where this one ends, if there may be more.
+-- Runs are looked up one by one: however many there are, a page costs the same.
+WITH page AS (
+    SELECT id, key FROM perdure.tasks WHERE id > $1 ORDER BY id LIMIT $2
+),
+gone AS (
+    DELETE FROM perdure.tasks WHERE id = ANY(ARRAY(
+        SELECT t.id FROM perdure.tasks AS t
+        WHERE t.leased_until_ns < {now} AND t.id = ANY(ARRAY(
+            SELECT id FROM page
+            WHERE coalesce((SELECT close_ns FROM perdure.runs AS r WHERE r.key = page.key), 1) <> 0
+        ))
+        FOR UPDATE SKIP LOCKED
+    ))
+)
+SELECT CASE WHEN count(*) = $2 THEN max(id) ELSE 0 END FROM page;
 
 -- name: orphans
-SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
-WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (
+-- $1 how long a silent node lives, $2-$3 the open run that the former page ended with, $4 how many
+-- to look at. By the index of open runs: those that closed long ago cost nothing, and an index on
+-- states.node would cost every transition its HOT update.
+WITH living AS (
     SELECT id FROM perdure.nodes WHERE seen_ns >= {now} - $1::bigint
+),
+page AS (
+    SELECT r.namespace, r.workflow_id, r.key,
+        (SELECT s.node FROM perdure.states AS s WHERE s.key = r.key) AS node
+    FROM perdure.runs AS r
+    WHERE r.close_ns = 0 AND (r.namespace, r.workflow_id) > ($2, $3)
+    ORDER BY r.namespace, r.workflow_id LIMIT $4
 )
-ORDER BY s.key;
+SELECT
+    ARRAY(SELECT key FROM page WHERE node <> 0 AND node NOT IN (SELECT id FROM living)),
+    ARRAY(SELECT id FROM living),
+    (SELECT ARRAY[namespace, workflow_id] FROM page
+        ORDER BY namespace, workflow_id OFFSET $4::bigint - 1 LIMIT 1);
 
 -- name: bury
 DELETE FROM perdure.nodes WHERE id = ANY($1::bigint[]);

@@ -33,7 +33,7 @@ from perdure.store.postgres.indexes import Indexes
 from perdure.store.postgres.sharing import PostgresSharing, notice_of
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Custom, Query
-from perdure.store.sharing import NAMESPACES, Sharing
+from perdure.store.sharing import FIRST_RUN, NAMESPACES, Sharing
 
 ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
 CHANGES_PAGE: Final = 500
@@ -259,7 +259,13 @@ class PostgresStore:
 
     async def in_flight(self) -> list[int]:
         """Keys of open runs whose tasks are held by workers of a node that is gone."""
-        return await self._sharing.orphans()
+        keys: list[int] = []
+        after: tuple[str, str] | None = FIRST_RUN
+        while after is not None:
+            page = await self._sharing.orphans(after)
+            keys += page.keys
+            after = page.last
+        return keys
 
     async def tasks(
         self, namespace: str, queue: str, kind: int, after: Place, limit: int

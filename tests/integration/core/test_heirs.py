@@ -1,0 +1,188 @@
+"""A node goes on with what another one left, and gives signs of life meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from harness import Harness, activity_command, event_name, settle
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import CommandType
+
+from perdure.store.contract import StoreUnavailable
+from perdure.store.postgres import PostgresStore
+from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
+
+WITHIN_S = 20
+
+
+@pytest.fixture
+async def two(postgres_dsn: str) -> AsyncIterator[tuple[Harness, Harness]]:
+    first = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    second = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    await beat(first)
+    yield first, second
+    await second.close()
+    await first.close()
+
+
+async def beat(node: Harness) -> None:
+    assert node.node.neighbours is not None
+    await node.node.neighbours._beat()
+
+
+async def hold(node: Harness, *workflow_ids: str) -> None:
+    """Have the node's own workers begin an activity of some workflows."""
+    for workflow_id in workflow_ids:
+        await node.start(workflow_id)
+        await node.complete(await node.take(), activity_command("a"))
+        await node.take_activity()
+
+
+async def die(node: Harness, look: asyncpg.Connection) -> None:
+    """Be silent for long, as others see it."""
+    assert node.node.neighbours is not None
+    await node.node.neighbours._background.close()
+    node.store.sharing.listener = lambda _: None  # type: ignore[union-attr]
+    silent_ns = SILENT_NODE_LIVES_NS + SECOND_NS
+    await look.execute(
+        f"UPDATE perdure.nodes SET seen_ns = seen_ns - {silent_ns} WHERE id = {node.store.node}"
+    )
+
+
+async def buried(node: Harness, look: asyncpg.Connection) -> None:
+    number = node.store.node
+    while await look.fetchval("SELECT 1 FROM perdure.nodes WHERE id = $1", number):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+async def test_a_run_that_cannot_be_read_keeps_no_other_from_being_taken_over(
+    two: tuple[Harness, Harness], postgres_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heir, dead = two
+    await hold(dead, "bad", "good")
+    look = await asyncpg.connect(postgres_dsn)
+    try:
+        bad = await dead.node.executions.resolve("default", "bad")
+        await look.execute("UPDATE perdure.states SET state = '\\x00' WHERE key = $1", bad)
+        await die(dead, look)
+        await beat(heir)
+        async with asyncio.timeout(WITHIN_S):
+            assert (await heir.poll_activity()).workflow_execution.workflow_id == "good"
+            await buried(dead, look)
+    finally:
+        await look.close()
+    assert f"run {bad} cannot be offered again" in caplog.text
+
+
+async def test_a_node_starts_although_a_run_cannot_be_read(
+    two: tuple[Harness, Harness], postgres_dsn: str
+) -> None:
+    _, dead = two
+    await hold(dead, "bad")
+    look = await asyncpg.connect(postgres_dsn)
+    try:
+        await look.execute("UPDATE perdure.states SET state = '\\x00'")
+        await die(dead, look)
+    finally:
+        await look.close()
+    third = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    await third.start("other")
+    await third.close()
+
+
+async def test_signs_of_life_go_on_while_a_node_takes_over(
+    two: tuple[Harness, Harness], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heir, dead = two
+    await hold(dead, "wf")
+    sharing = heir.store.sharing
+    assert sharing is not None
+    may_go_on, usual = asyncio.Event(), sharing.orphans
+
+    async def slow(*arguments: Any) -> Any:
+        await may_go_on.wait()
+        return await usual(*arguments)
+
+    monkeypatch.setattr(sharing, "orphans", slow)
+    look = await asyncpg.connect(postgres_dsn)
+    try:
+        await die(dead, look)
+    finally:
+        await look.close()
+    async with asyncio.timeout(WITHIN_S):
+        for _ in range(3):
+            await beat(heir)
+    await settle()
+    poll = heir.poll_activity()
+    await settle()
+    assert not poll.done()
+    may_go_on.set()
+    assert (await asyncio.wait_for(poll, WITHIN_S)).workflow_execution.workflow_id == "wf"
+
+
+async def test_a_take_over_that_fails_is_made_again_from_where_it_was(
+    two: tuple[Harness, Harness], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("perdure.store.postgres.sharing._ORPHANS_AT_ONCE", 1)
+    heir, dead = two
+    await hold(dead, "a", "b")
+    sharing = heir.store.sharing
+    assert sharing is not None
+    usual, asked = sharing.orphans, []
+
+    async def failing(after: tuple[str, str] = ("", "")) -> Any:
+        asked.append(after[1])
+        if asked == ["", "a"]:
+            raise StoreUnavailable("gone")
+        return await usual(after)
+
+    monkeypatch.setattr(sharing, "orphans", failing)
+    look = await asyncpg.connect(postgres_dsn)
+    try:
+        await die(dead, look)
+    finally:
+        await look.close()
+    await beat(heir)
+    polls = [heir.poll_activity() for _ in range(2)]
+    async with asyncio.timeout(WITHIN_S):
+        while len(asked) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await heir.clock.advance(1)
+        found = await asyncio.gather(*polls)
+    assert sorted(task.workflow_execution.workflow_id for task in found) == ["a", "b"]
+    assert asked == ["", "a", "a", "b"]
+
+
+async def test_what_a_dead_node_had_to_deliver_comes_once_and_in_its_order(
+    two: tuple[Harness, Harness], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heir, dead = two
+    monkeypatch.setattr(dead.node.dispatcher, "_deliver", lambda _messages: None)
+    await dead.start("target")
+    await dead.take()
+    await dead.start("sender")
+    names = [f"signal-{number}" for number in range(20)]
+    await dead.complete(await dead.take(), *(signal_command("target", name) for name in names))
+    look = await asyncpg.connect(postgres_dsn)
+    try:
+        await die(dead, look)
+        await look.execute("UPDATE perdure.messages SET leased_until_ns = 0")
+    finally:
+        await look.close()
+    await beat(heir)
+    await settle()
+    history = await heir.history("target")
+    signals = [e for e in history.events if event_name(e.event_type) == "WorkflowExecutionSignaled"]
+    assert [e.workflow_execution_signaled_event_attributes.signal_name for e in signals] == names
+
+
+def signal_command(workflow_id: str, name: str) -> Command:
+    made = Command(command_type=CommandType.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION)
+    attributes = made.signal_external_workflow_execution_command_attributes
+    attributes.execution.workflow_id = workflow_id
+    attributes.signal_name = name
+    return made
