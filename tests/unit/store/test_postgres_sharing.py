@@ -267,15 +267,6 @@ async def test_a_letter_is_taken_back_or_taken(pair: Pair) -> None:
     assert not await pair.one.sharing.take_back_letter(first)
 
 
-async def test_letters_do_without_their_unlogged_sequence(pair: Pair) -> None:
-    """On PostgreSQL 15 to 17 it cannot be read any more once a replica was promoted."""
-    await pair.look.execute("SELECT setval('perdure.letters_id_seq', 9223372036854775807)")
-    await pair.one.sharing.post(Letter("two", b"first"))
-    await pair.two.sharing.post(Letter("two", b"second"))
-    taken = await pair.two.sharing.collect(["two"], 9)
-    assert taken == [Letter("two", b"first"), Letter("two", b"second")]
-
-
 async def test_letters_that_nobody_takes_are_swept(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

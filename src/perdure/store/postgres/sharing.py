@@ -33,11 +33,19 @@ class PostgresSharing:
         dsn: of the database.
         name: of the database, as messages show it.
         run: runs a statement and returns its rows.
+        allocate: gives fresh ids; see Store.allocate.
     """
 
-    def __init__(self, dsn: str, name: str, run: Callable[..., Awaitable[list[Any]]]) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        name: str,
+        run: Callable[..., Awaitable[list[Any]]],
+        allocate: Callable[[int], Awaitable[int]],
+    ) -> None:
         self._name = name
         self._run = run
+        self._allocate = allocate
         self._versions = Gathering(self._look_up_versions)
         self._listening = Listening(dsn, self._heard, self.tell)
         self._beats = 0
@@ -115,9 +123,10 @@ class PostgresSharing:
 
     async def post(self, letter: Letter) -> int:
         """Leave a letter, and tell who may take it; its number."""
+        number = await self._allocate(1)
         notice = f"{self.node} {LETTER} {letter.address}"
-        rows = await self._run(SQL["post"], letter.address, letter.body, notice)
-        return int(rows[0][0])
+        await self._run(SQL["post"], number, letter.address, letter.body, notice)
+        return number
 
     async def take_back_letter(self, number: int) -> bool:
         """Remove a letter; False when somebody took it."""
@@ -126,7 +135,7 @@ class PostgresSharing:
     async def collect(self, addresses: Sequence[str], limit: int) -> list[Letter]:
         """Take letters, oldest first."""
         rows = await self._run(SQL["collect"], list(addresses), limit)
-        return [Letter(row[1], row[2]) for row in sorted(rows, key=lambda row: int(row[0]))]
+        return [Letter(address, body) for _, _, address, body in sorted(map(tuple, rows))]
 
     async def tell(self, notice: str) -> None:
         """Send a notice to all nodes."""

@@ -72,11 +72,10 @@ ON CONFLICT (name) DO UPDATE SET due_ns = excluded.due_ns WHERE r.due_ns = $3
 RETURNING {quick};
 
 -- name: post
--- Not the column's own sequence: it is unlogged as its table is, and on PostgreSQL 15 to 17 broken for
--- good ("bad magic number in sequence") once a replica was promoted.
-INSERT INTO perdure.letters (id, address, created_ns, body) OVERRIDING SYSTEM VALUE
-VALUES (nextval('perdure.ids'), $1, {now}, $2)
-RETURNING id, pg_notify('perdure', $3), {quick};
+-- The number is of the node's own block of ids. nextval('perdure.ids') in its place would use up a
+-- block, and as this transaction does not wait for the disk, hand it out again after a crash.
+INSERT INTO perdure.letters (id, address, created_ns, body) VALUES ($1, $2, {now}, $3)
+RETURNING pg_notify('perdure', $4), {quick};
 
 -- name: take_back
 DELETE FROM perdure.letters WHERE id = $1 RETURNING {quick};
@@ -84,9 +83,9 @@ DELETE FROM perdure.letters WHERE id = $1 RETURNING {quick};
 -- name: collect
 DELETE FROM perdure.letters WHERE id IN (
     SELECT id FROM perdure.letters WHERE address = ANY($1::text[])
-    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
+    ORDER BY created_ns, id LIMIT $2 FOR UPDATE SKIP LOCKED
 ) AND {quick}
-RETURNING id, address, body;
+RETURNING created_ns, id, address, body;
 
 -- name: tell
 SELECT pg_notify('perdure', $1);

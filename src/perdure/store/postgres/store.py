@@ -54,7 +54,7 @@ class PostgresStore:
         self._next_id = 0
         self._last_id = 0
         self._current = Gathering(self._find_current)
-        self._sharing = PostgresSharing(dsn, self.name, self._read)
+        self._sharing = PostgresSharing(dsn, self.name, self._read, self.allocate)
 
     # ---- life ----
 
