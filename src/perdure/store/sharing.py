@@ -87,7 +87,7 @@ class Sharing(Protocol):
         listener: called with every notice of another node, and with "" when some may have been
             missed; it is called on the loop's thread.
         has_company: whether other nodes were there at the last beat; alone, a node tells nobody.
-        deaf: whether notices do not come through at all.
+        deaf: whether notices do not come through; known by the second beat that finds it so.
     """
 
     node: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from perdure.store.postgres.leases import (
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
 )
-from perdure.store.postgres.listening import Listening
+from perdure.store.postgres.listening import ECHO, Listening
 from perdure.store.postgres.schema import MIGRATIONS, Version
 from perdure.store.postgres.statements import SHARED as SQL
 from perdure.store.sharing import LETTER, TASKS, Awaited, Beat, Letter, Queue, queues_notice
@@ -47,7 +48,7 @@ class PostgresSharing:
         self._run = run
         self._allocate = allocate
         self._versions = Gathering(self._look_up_versions)
-        self._listening = Listening(dsn, self._heard, self.tell)
+        self._listening = Listening(dsn, self._heard)
         self._beats = 0
         self.node = 0
         self.has_company = False
@@ -61,6 +62,10 @@ class PostgresSharing:
     async def close(self) -> None:
         """Stop listening."""
         await self._listening.close()
+
+    def reconnect(self) -> None:
+        """Listen on another connection."""
+        self._listening.reconnect()
 
     @property
     def deaf(self) -> bool:
@@ -149,11 +154,13 @@ class PostgresSharing:
             await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
             await self._run(SQL["sweep_tasks"])
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
+        began_s = asyncio.get_running_loop().time()
         rows = await self._run(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
-            *(columns or [[], [], []]), list(addresses), OVERDUE_NS,
+            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
         )  # fmt: skip
-        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema, _ = rows[0]
+        self._listening.echo_sent(began_s)
+        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = rows[0][:-2]
         found = Version(*schema)
         found.check(self._name)
         alive = frozenset([*nodes, self.node]) - frozenset(died)

@@ -92,7 +92,7 @@ SELECT pg_notify('perdure', $1);
 
 -- name: beat
 -- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses,
--- $8 how long an alarm may have been due
+-- $8 how long an alarm may have been due, $9 a notice to this node itself
 WITH mine AS (
     INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {now})
     ON CONFLICT (id) DO UPDATE SET seen_ns = excluded.seen_ns
@@ -128,7 +128,8 @@ SELECT
     (SELECT md5(string_agg(md5(body), '' ORDER BY name)) FROM perdure.namespaces),
     (SELECT max(number) FROM perdure.migrations),
     (SELECT max(oldest) FROM perdure.migrations),
-    (SELECT count(*) FROM mine);
+    (SELECT count(*) FROM mine),
+    pg_notify('perdure', $9);
 
 -- name: sweep_letters
 DELETE FROM perdure.letters WHERE created_ns < {now} - $1::bigint;

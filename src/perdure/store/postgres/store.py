@@ -163,6 +163,7 @@ class PostgresStore:
         """Who connects anew may be let write, or find another server that can be written."""
         await self._writer.expire()
         await self._readers.expire()
+        self._sharing.reconnect()
 
     # ---- reading ----
 
