@@ -31,7 +31,7 @@ class Beat(msgspec.Struct, frozen=True):
 
     Attributes:
         now_ns: the database's clock.
-        nodes: the numbers of all that live, this one with them.
+        nodes: the numbers of all that live, as far as this one can tell, and its own.
         died: nodes whose work this one shall offer again, and then `bury`.
         queues: those of the asked task queues that have tasks waiting.
         letters: whether letters wait at the asked addresses.
@@ -143,4 +143,5 @@ class Sharing(Protocol):
         """Open runs whose tasks may be held by workers of nodes that died."""
 
     async def bury(self, nodes: Sequence[int]) -> None:
-        """Forget nodes: their work was offered again. For this one: it leaves."""
+        """Forget nodes if they are silent still: their work was offered again. For this one: it
+        leaves."""

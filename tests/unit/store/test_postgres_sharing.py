@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 from store_contract import closed, start, step
 
-from perdure.store.contract import NOBODY, OTHERS, THIS_NODE, MessageRow, NamespaceRow, TaskRow
+from perdure.store.contract import MessageRow, NamespaceRow, TaskRow
 from perdure.store.postgres import PostgresStore, sharing
-from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
+from perdure.store.postgres.leases import SECOND_NS
 from perdure.store.sharing import Awaited, Letter, Queue
 
 WITHIN_S = 20
@@ -312,48 +312,7 @@ async def test_a_rate_gives_anew_as_time_passes(pair: Pair) -> None:
     assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2  # never more than a burst
 
 
-# -- signs of life ---------------------------------------------------------------------------------
-
-
-async def test_a_node_hears_who_lives(pair: Pair) -> None:
-    alone = await pair.one.sharing.beat([], [])
-    assert alone.nodes == {pair.one.node}
-    assert not pair.one.sharing.has_company
-    both = await pair.two.sharing.beat([], [])
-    assert both.nodes == {pair.one.node, pair.two.node}
-    assert pair.two.sharing.has_company
-    assert both.died == frozenset()
-    assert alone.now_ns <= both.now_ns <= alone.now_ns + LONG_NS
-    assert both.newer_schema == 0
-
-
-async def test_a_silent_node_is_buried_by_one_other(pair: Pair) -> None:
-    await pair.two.sharing.beat([], [])
-    await pair.age("nodes", "seen_ns", SILENT_NODE_LIVES_NS + SECOND_NS)
-    found = await pair.one.sharing.beat([], [])
-    assert (found.died, found.nodes) == ({pair.two.node}, {pair.one.node})
-    during = await pair.one.sharing.beat([], [])  # the funeral goes on
-    assert (during.died, during.nodes) == (frozenset(), {pair.one.node})
-    await pair.age("nodes", "taken_until_ns", sharing.FUNERAL_NS + SECOND_NS, "taken_until_ns > 0")
-    assert (await pair.one.sharing.beat([], [])).died == {pair.two.node}  # who took it died, too
-    await pair.one.sharing.bury([pair.two.node])
-    await pair.age("nodes", "taken_until_ns", LONG_NS)
-    assert (await pair.one.sharing.beat([], [])).died == frozenset()
-
-
-async def test_a_node_that_was_silent_lives_again(pair: Pair) -> None:
-    await pair.two.sharing.beat([], [])
-    await pair.age("nodes", "seen_ns", SILENT_NODE_LIVES_NS + SECOND_NS)
-    await pair.two.sharing.beat([], [])
-    found = await pair.one.sharing.beat([], [])
-    assert (found.died, found.nodes) == (frozenset(), {pair.one.node, pair.two.node})
-
-
-async def test_a_node_that_leaves_is_gone_at_once(pair: Pair) -> None:
-    await pair.beat()
-    await pair.two.sharing.bury([pair.two.node])
-    assert (await pair.one.sharing.beat([], [])).nodes == {pair.one.node}
-    assert not pair.one.sharing.has_company
+# -- what a beat tells -----------------------------------------------------------------------------
 
 
 async def test_a_beat_tells_which_queues_have_free_tasks(pair: Pair) -> None:
@@ -375,37 +334,6 @@ async def test_a_beat_tells_of_changed_namespaces_and_newer_schemas(pair: Pair) 
     assert (await pair.one.sharing.beat([], [])).namespaces not in (
         before.namespaces, changed.namespaces,
     )  # fmt: skip
-
-
-async def test_orphans_are_open_runs_of_workers_that_died_with_their_node(pair: Pair) -> None:
-    await pair.beat()
-    mine = await new_run(pair.one, in_flight=THIS_NODE)
-    of_two = await new_run(pair.two, in_flight=THIS_NODE)
-    ended = await new_run(pair.two, in_flight=THIS_NODE)
-    await pair.two.commit([[step(ended, 1, record=closed(ended), in_flight=THIS_NODE)]])
-    await new_run(pair.two, in_flight=NOBODY)
-    assert await pair.one.sharing.orphans() == []
-    await pair.two.sharing.bury([pair.two.node])
-    assert await pair.one.sharing.orphans() == [of_two]
-    assert await pair.one.in_flight() == [of_two]
-    await pair.one.commit([[step(of_two, 1, in_flight=NOBODY)]])
-    assert await pair.one.sharing.orphans() == []
-    assert await pair.one.sharing.version(mine) == 1
-
-
-async def test_a_run_that_workers_of_two_nodes_hold_is_looked_at_when_any_node_dies(
-    pair: Pair,
-) -> None:
-    await pair.beat()
-    key = await new_run(pair.one, in_flight=THIS_NODE)
-    await pair.two.commit([[step(key, 1, in_flight=THIS_NODE)]])
-    assert await pair.one.sharing.orphans() == [key]
-    await pair.two.commit([[step(key, 2, in_flight=NOBODY)]])
-    await pair.two.commit([[step(key, 3, in_flight=THIS_NODE)]])
-    await pair.one.commit([[step(key, 4, in_flight=OTHERS)]])  # still held by those of two
-    assert await pair.one.sharing.orphans() == []
-    await pair.two.sharing.bury([pair.two.node])
-    assert await pair.one.sharing.orphans() == [key]
 
 
 # -- notices ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from perdure.store.contract import MessageRow, TaskRow
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.leases import (
     ALARM_LEASE_NS,
+    BEATS_APART_NS,
     FUNERAL_NS,
     LETTER_LIVES_NS,
     MESSAGE_LEASE_NS,
@@ -25,6 +26,7 @@ from perdure.store.sharing import LETTER, TASKS, Awaited, Beat, Letter, Queue, q
 
 NOTICE_BYTES_MAX = 7_500  # PostgreSQL's limit is 8,000
 _SWEEP_EVERY = 100  # beats
+_NEVER = 1, 0
 
 
 class PostgresSharing:
@@ -50,6 +52,7 @@ class PostgresSharing:
         self._versions = Gathering(self._look_up_versions)
         self._listening = Listening(dsn, self._heard)
         self._beats = 0
+        self._judges_ns = _NEVER  # from when and until when it may say that others are dead
         self.node = 0
         self.has_company = False
         self.listener: Callable[[str], None] = lambda _: None
@@ -158,9 +161,11 @@ class PostgresSharing:
         rows = await self._run(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
             *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
+            *self._judges_ns,
         )  # fmt: skip
         self._listening.echo_sent(began_s)
         now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = rows[0][:-2]
+        self._note_beat(now_ns)
         found = Version(*schema)
         found.check(self._name)
         alive = frozenset([*nodes, self.node]) - frozenset(died)
@@ -177,14 +182,30 @@ class PostgresSharing:
             newer_schema=found.number if found.number > len(MIGRATIONS) else 0,
         )
 
+    def _note_beat(self, now_ns: int) -> None:
+        """Who was silent itself gives the others as long as a silent node lives to come back.
+
+        When the database was away all were silent, and who is back first knows nothing of the rest;
+        nor does a node that is new.
+        """
+        from_ns, until_ns = self._judges_ns
+        if now_ns > until_ns:
+            from_ns = now_ns + SILENT_NODE_LIVES_NS
+        self._judges_ns = from_ns, now_ns + BEATS_APART_NS
+
     async def orphans(self) -> list[int]:
         """Open runs whose tasks may be held by workers of nodes that died."""
-        return [row[0] for row in await self._run(SQL["orphans"], SILENT_NODE_LIVES_NS)]
+        rows = await self._run(SQL["orphans"], SILENT_NODE_LIVES_NS, *self._judges_ns)
+        return [row[0] for row in rows]
 
     async def bury(self, nodes: Sequence[int]) -> None:
-        """Forget nodes: their work was offered again. For this one: it leaves."""
-        for node in sorted(nodes):  # one at a time: two nodes never wait for each other
-            await self._run(SQL["bury"], [node])
+        """Forget nodes that are silent still: their work was offered again. For this one: it
+        leaves."""
+        for node in nodes:
+            if node == self.node:
+                await self._run(SQL["leave"], node)
+            else:
+                await self._run(SQL["bury"], node, SILENT_NODE_LIVES_NS)
 
 
 def notice_of(queues: Collection[Queue]) -> str:

@@ -1,5 +1,6 @@
--- What nodes that share a database ask of it. {now} is the database's clock in nanoseconds; {quick}
--- lets the transaction end without waiting for the disk: what it writes may be lost with the server.
+-- What nodes that share a database ask of it. {now} is the database's clock in nanoseconds, {began} what
+-- it showed when the statement came; {quick} lets the transaction end without waiting for the disk:
+-- what it writes may be lost with the server.
 
 -- name: versions
 SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]);
@@ -42,8 +43,11 @@ UPDATE perdure.tasks AS t SET leased_until_ns = 0 FROM found WHERE t.id = found.
 RETURNING t.namespace, t.queue, t.kind;
 
 -- name: drop_tasks
-DELETE FROM perdure.tasks AS t WHERE id = ANY($1::bigint[])
-    AND NOT EXISTS (SELECT FROM perdure.states AS s WHERE s.key = t.key);
+DELETE FROM perdure.tasks WHERE id IN (
+    SELECT t.id FROM perdure.tasks AS t WHERE t.id = ANY($1::bigint[])
+        AND NOT EXISTS (SELECT FROM perdure.states AS s WHERE s.key = t.key)
+    FOR UPDATE SKIP LOCKED
+);
 
 -- name: lease_due
 WITH due AS (
@@ -92,17 +96,19 @@ SELECT pg_notify('perdure', $1);
 
 -- name: beat
 -- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses,
--- $8 how long an alarm may have been due, $9 a notice to this node itself
+-- $8 how long an alarm may have been due, $9 a notice to this node itself, $10-$11 when this node may
+-- say that others are dead. It locks its own row, and only then those of others, without waiting.
 WITH mine AS (
-    INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {now})
+    INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {began})
     ON CONFLICT (id) DO UPDATE SET seen_ns = excluded.seen_ns
     RETURNING {quick}
 ),
 gone AS (
-    UPDATE perdure.nodes AS n SET taken_until_ns = {now} + $3::bigint
+    UPDATE perdure.nodes AS n SET taken_until_ns = {began} + $3::bigint
     FROM (
         SELECT id FROM perdure.nodes
-        WHERE id <> $1 AND seen_ns < {now} - $2::bigint AND taken_until_ns < {now}
+        WHERE id <> $1 AND seen_ns < {began} - $2::bigint AND taken_until_ns < {began}
+            AND {began} BETWEEN $10::bigint AND $11::bigint AND (SELECT count(*) FROM mine) = 1
         FOR UPDATE SKIP LOCKED
     ) AS dead
     WHERE n.id = dead.id
@@ -110,7 +116,10 @@ gone AS (
 )
 SELECT
     {now},
-    ARRAY(SELECT id FROM perdure.nodes WHERE seen_ns >= {now} - $2::bigint),
+    ARRAY(
+        SELECT id FROM perdure.nodes
+        WHERE seen_ns >= {began} - $2::bigint OR {began} NOT BETWEEN $10::bigint AND $11::bigint
+    ),
     ARRAY(SELECT id FROM gone),
     ARRAY(
         SELECT q.place::integer
@@ -132,7 +141,9 @@ SELECT
     pg_notify('perdure', $9);
 
 -- name: sweep_letters
-DELETE FROM perdure.letters WHERE created_ns < {now} - $1::bigint;
+DELETE FROM perdure.letters WHERE id IN (
+    SELECT id FROM perdure.letters WHERE created_ns < {now} - $1::bigint FOR UPDATE SKIP LOCKED
+);
 
 -- name: sweep_tasks
 -- What waits on the sticky queue of a worker that died is taken by nobody: its run goes on without.
@@ -145,9 +156,14 @@ DELETE FROM perdure.tasks WHERE id IN (
 -- name: orphans
 SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
 WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (
-    SELECT id FROM perdure.nodes WHERE seen_ns >= {now} - $1::bigint
+    SELECT id FROM perdure.nodes
+    WHERE seen_ns >= {began} - $1::bigint OR {began} NOT BETWEEN $2::bigint AND $3::bigint
 )
 ORDER BY s.key;
 
 -- name: bury
-DELETE FROM perdure.nodes WHERE id = ANY($1::bigint[]);
+-- But not who came back meanwhile.
+DELETE FROM perdure.nodes WHERE id = $1 AND seen_ns < {began} - $2::bigint;
+
+-- name: leave
+DELETE FROM perdure.nodes WHERE id = $1;
