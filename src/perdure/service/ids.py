@@ -18,6 +18,7 @@ class Ids:
         self._end = 0
         self._spare: tuple[int, int] | None = None
         self._refill: asyncio.Task[None] | None = None
+        self._failure: StoreError | None = None
 
     async def open(self) -> None:
         """Take the first block."""
@@ -29,7 +30,8 @@ class Ids:
         if self._next == self._end:
             if self._spare is None:
                 self._start_refill()
-                raise Unavailable("The database gives no fresh ids at the moment; try again.")
+                why = f": {self._failure}" if self._failure else " at the moment; try again."
+                raise Unavailable(f"The database gives no fresh ids{why}")
             self._next, self._end = self._spare
             self._spare = None
         fresh = self._next
@@ -45,8 +47,10 @@ class Ids:
     async def _get_spare(self) -> None:
         try:
             first = await self._store.allocate(self._block)
-        except StoreError:
+        except StoreError as error:
+            self._failure = error
             return  # the next take() tries again
+        self._failure = None
         self._spare = (first, first + self._block)
 
     async def close(self) -> None:

@@ -31,7 +31,7 @@ class Beat(msgspec.Struct, frozen=True):
 
     Attributes:
         now_ns: the database's clock.
-        nodes: the numbers of all that live, this one with them.
+        nodes: the numbers of all that live, as far as this one can tell, and its own.
         died: nodes whose work this one shall offer again, and then `bury`.
         queues: those of the asked task queues that have tasks waiting.
         letters: whether letters wait at the asked addresses.
@@ -105,7 +105,7 @@ class Sharing(Protocol):
         listener: called with every notice of another node, and with "" when some may have been
             missed; it is called on the loop's thread.
         has_company: whether other nodes were there at the last beat; alone, a node tells nobody.
-        deaf: whether notices do not come through at all.
+        deaf: whether notices do not come through; known by the second beat that finds it so.
     """
 
     node: int
@@ -164,4 +164,5 @@ class Sharing(Protocol):
         """A page of the open runs, in an order that stays."""
 
     async def bury(self, nodes: Sequence[int]) -> None:
-        """Forget nodes: their work was offered again. For this one: it leaves."""
+        """Forget nodes if they are silent still: their work was offered again. For this one: it
+        leaves."""

@@ -10,6 +10,19 @@ from pathlib import Path
 SOCKET = ".s.PGSQL.5432"
 
 
+class Way:
+    """One connection through the proxy.
+
+    Attributes:
+        said: what the client sent.
+        silent: no byte goes through any more, and nobody is told.
+    """
+
+    def __init__(self) -> None:
+        self.said = b""
+        self.silent = False
+
+
 class Proxy:
     """Passes bytes on between clients and a server, each in a directory with its socket.
 
@@ -24,7 +37,13 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed_for_s = 0.0
         self._opens_at = 0.0
+        self._ways: list[Way] = []
         self.cuts = 0
+
+    def silence(self, word: str) -> None:
+        """Let nothing through any more, and end nothing, where a client sent this before."""
+        for way in self._ways:
+            way.silent |= word.encode() in way.said
 
     def cut_at(self, word: str, *, after: bool, closed_for_s: float = 0.0) -> None:
         """Break the next connection that sends this: before the server gets it, or after it has
@@ -39,7 +58,9 @@ class Proxy:
             return
         there, back = await asyncio.open_unix_connection(str(self._server / SOCKET))
         swallow = asyncio.Event()
-        answers = asyncio.create_task(self._answers(there, writer, swallow))
+        way = Way()
+        self._ways.append(way)
+        answers = asyncio.create_task(self._answers(there, writer, swallow, way))
         self._tasks.add(answers)
         with suppress(ConnectionError):
             while data := await reader.read(1 << 20):
@@ -52,19 +73,26 @@ class Proxy:
                         back.write(data)
                         await answers  # until the server has answered
                     break
-                back.write(data)
+                way.said += data
+                if not way.silent:
+                    back.write(data)
         answers.cancel()
         writer.transport.abort()
         back.transport.abort()
 
     async def _answers(
-        self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, swallow: asyncio.Event
+        self,
+        there: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        swallow: asyncio.Event,
+        way: Way,
     ) -> None:
         with suppress(ConnectionError):
             while data := await there.read(1 << 20):
                 if swallow.is_set():
                     return
-                writer.write(data)
+                if not way.silent:
+                    writer.write(data)
         if not swallow.is_set():
             writer.close()
 

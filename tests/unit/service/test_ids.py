@@ -22,7 +22,7 @@ class Counter:
     async def allocate(self, count: int) -> int:
         await asyncio.sleep(0)
         if self.broken:
-            raise StoreUnavailable("no")
+            raise StoreUnavailable("it is out")
         first = self.next
         self.next += count
         return first
@@ -50,7 +50,7 @@ async def test_a_store_that_gives_none_is_asked_again() -> None:
         ids.take()
         for _ in range(3):
             await asyncio.sleep(0)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="no fresh ids: it is out"):
         ids.take()
     for _ in range(3):
         await asyncio.sleep(0)

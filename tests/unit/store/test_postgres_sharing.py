@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 from store_contract import closed, start, step
 
-from perdure.store.contract import NOBODY, OTHERS, THIS_NODE, MessageRow, NamespaceRow, TaskRow
+from perdure.store.contract import MessageRow, NamespaceRow, TaskRow
 from perdure.store.postgres import PostgresStore, sharing
-from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
-from perdure.store.sharing import FIRST_RUN, Awaited, Letter, Queue
+from perdure.store.postgres.leases import SECOND_NS
+from perdure.store.sharing import Awaited, Letter, Queue
 
 WITHIN_S = 20
 ORDERS: Queue = ("default", "orders", 1)
@@ -267,15 +267,6 @@ async def test_a_letter_is_taken_back_or_taken(pair: Pair) -> None:
     assert not await pair.one.sharing.take_back_letter(first)
 
 
-async def test_letters_do_without_their_unlogged_sequence(pair: Pair) -> None:
-    """On PostgreSQL 15 to 17 it cannot be read any more once a replica was promoted."""
-    await pair.look.execute("SELECT setval('perdure.letters_id_seq', 9223372036854775807)")
-    await pair.one.sharing.post(Letter("two", b"first"))
-    await pair.two.sharing.post(Letter("two", b"second"))
-    taken = await pair.two.sharing.collect(["two"], 9)
-    assert taken == [Letter("two", b"first"), Letter("two", b"second")]
-
-
 async def test_letters_that_nobody_takes_are_swept(pair: Pair) -> None:
     await pair.one.sharing.post(Letter("gone", b"old"))
     await pair.age("letters", "created_ns", sharing.LETTER_LIVES_NS + SECOND_NS)
@@ -356,48 +347,7 @@ async def test_a_rate_that_is_not_made_use_of_is_forgotten(pair: Pair) -> None:
     assert [row[0] for row in found] == ["new"]
 
 
-# -- signs of life ---------------------------------------------------------------------------------
-
-
-async def test_a_node_hears_who_lives(pair: Pair) -> None:
-    alone = await pair.one.sharing.beat([], [])
-    assert alone.nodes == {pair.one.node}
-    assert not pair.one.sharing.has_company
-    both = await pair.two.sharing.beat([], [])
-    assert both.nodes == {pair.one.node, pair.two.node}
-    assert pair.two.sharing.has_company
-    assert both.died == frozenset()
-    assert alone.now_ns <= both.now_ns <= alone.now_ns + LONG_NS
-    assert both.newer_schema == 0
-
-
-async def test_a_silent_node_is_buried_by_one_other(pair: Pair) -> None:
-    await pair.two.sharing.beat([], [])
-    await pair.age("nodes", "seen_ns", SILENT_NODE_LIVES_NS + SECOND_NS)
-    found = await pair.one.sharing.beat([], [])
-    assert (found.died, found.nodes) == ({pair.two.node}, {pair.one.node})
-    during = await pair.one.sharing.beat([], [])  # the funeral goes on
-    assert (during.died, during.nodes) == (frozenset(), {pair.one.node})
-    await pair.age("nodes", "taken_until_ns", sharing.FUNERAL_NS + SECOND_NS, "taken_until_ns > 0")
-    assert (await pair.one.sharing.beat([], [])).died == {pair.two.node}  # who took it died, too
-    await pair.one.sharing.bury([pair.two.node])
-    await pair.age("nodes", "taken_until_ns", LONG_NS)
-    assert (await pair.one.sharing.beat([], [])).died == frozenset()
-
-
-async def test_a_node_that_was_silent_lives_again(pair: Pair) -> None:
-    await pair.two.sharing.beat([], [])
-    await pair.age("nodes", "seen_ns", SILENT_NODE_LIVES_NS + SECOND_NS)
-    await pair.two.sharing.beat([], [])
-    found = await pair.one.sharing.beat([], [])
-    assert (found.died, found.nodes) == (frozenset(), {pair.one.node, pair.two.node})
-
-
-async def test_a_node_that_leaves_is_gone_at_once(pair: Pair) -> None:
-    await pair.beat()
-    await pair.two.sharing.bury([pair.two.node])
-    assert (await pair.one.sharing.beat([], [])).nodes == {pair.one.node}
-    assert not pair.one.sharing.has_company
+# -- what a beat tells -----------------------------------------------------------------------------
 
 
 async def test_a_beat_tells_which_queues_have_free_tasks(pair: Pair) -> None:
@@ -419,56 +369,6 @@ async def test_a_beat_tells_of_changed_namespaces_and_newer_schemas(pair: Pair) 
     assert (await pair.one.sharing.beat([], [])).namespaces not in (
         before.namespaces, changed.namespaces,
     )  # fmt: skip
-
-
-async def test_orphans_are_open_runs_of_workers_that_died_with_their_node(pair: Pair) -> None:
-    await pair.beat()
-    mine = await new_run(pair.one, in_flight=THIS_NODE)
-    of_two = await new_run(pair.two, in_flight=THIS_NODE)
-    ended = await new_run(pair.two, in_flight=THIS_NODE)
-    await pair.two.commit([[step(ended, 1, record=closed(ended), in_flight=THIS_NODE)]])
-    await new_run(pair.two, in_flight=NOBODY)
-    assert await pair.one.in_flight() == []
-    await pair.two.sharing.bury([pair.two.node])
-    assert await pair.one.in_flight() == [of_two]
-    await pair.one.commit([[step(of_two, 1, in_flight=NOBODY)]])
-    assert await pair.one.in_flight() == []
-    assert await pair.one.sharing.version(mine) == 1
-
-
-async def test_a_run_that_workers_of_two_nodes_hold_is_looked_at_when_any_node_dies(
-    pair: Pair,
-) -> None:
-    await pair.beat()
-    key = await new_run(pair.one, in_flight=THIS_NODE)
-    await pair.two.commit([[step(key, 1, in_flight=THIS_NODE)]])
-    assert await pair.one.in_flight() == [key]
-    await pair.two.commit([[step(key, 2, in_flight=NOBODY)]])
-    await pair.two.commit([[step(key, 3, in_flight=THIS_NODE)]])
-    await pair.one.commit([[step(key, 4, in_flight=OTHERS)]])  # still held by those of two
-    assert await pair.one.in_flight() == []
-    await pair.two.sharing.bury([pair.two.node])
-    assert await pair.one.in_flight() == [key]
-
-
-async def test_orphans_are_looked_for_page_by_page(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sharing, "_ORPHANS_AT_ONCE", 2)
-    await pair.beat()
-    held = [await new_run(pair.two, in_flight=THIS_NODE) for _ in range(3)]
-    others = [await new_run(pair.one, in_flight=THIS_NODE) for _ in range(2)]
-    await pair.two.sharing.bury([pair.two.node])
-    pages, after = [], FIRST_RUN
-    while True:
-        page = await pair.one.sharing.orphans(after)
-        assert page.living == {pair.one.node}
-        pages.append(page.keys)
-        if page.last is None:
-            break
-        after = page.last
-    assert len(pages) == (len(held) + len(others)) // 2 + 1
-    assert sorted(key for keys in pages for key in keys) == held
 
 
 # -- notices ---------------------------------------------------------------------------------------

@@ -167,6 +167,22 @@ async def test_tasks_of_the_first_schema_go_before_new_ones_of_their_level(
         assert [row.rank for row in found[1:3]] == [DEFAULT_RANK, DEFAULT_RANK]
 
 
+async def test_a_database_whose_ids_are_used_up_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "perdure.db"
+    async with opened(path):
+        pass
+    with sqlite3.connect(path) as db:
+        last = (1 << 39) - 70_000
+        db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('reserved_id', ?)", (last,))
+    db.close()
+    async with opened(path) as store:
+        key = await store.allocate(1)
+        await store.commit([[start(key)]])
+        with pytest.raises(StoreError, match="used up its ids"):
+            await store.allocate(65_536)
+        assert await store.load(key)
+
+
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("These are my notes. " * 500)

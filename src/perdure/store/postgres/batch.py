@@ -5,14 +5,8 @@ written if every version is the stored one and every task row to drop is there; 
 statement divides by zero, which undoes it. One trip to the database and one fsync, with no
 transaction left open however a node dies. Starts need one lock more, before the statement looks.
 
-Only when that fails are the rows locked and looked at, to find out which units stay outside.
-
-Why nothing deadlocks: every transaction takes its locks in one order over all nodes, in phases.
-First advisory locks of the workflow ids that it starts, by number; then state rows, by key. All
-other rows belong to a run whose state row is locked, or which is new. No insert waits for another
-node's uncommitted row: keys and ids are handed out once, and who starts a workflow id holds that
-id's lock, so the look-up that follows sees every open run of it. Leases (see leases.sql) skip what
-is locked and never wait.
+Only when that fails are the rows locked and looked at, to find out which units stay outside. In
+which order locks are taken, and why nothing deadlocks, is said in `statements`.
 """
 
 from __future__ import annotations

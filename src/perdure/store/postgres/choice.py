@@ -1,11 +1,4 @@
-"""Which units of a batch can be written, decided from what the database holds under lock.
-
-Why nothing deadlocks: every transaction takes its locks in one order over all nodes, in phases:
-advisory locks of the workflow ids that it starts (by number), state rows (by key), task rows (by
-id). A phase never waits for a lock of an earlier phase. No insert waits for another node's
-uncommitted row either: who starts a workflow id holds that id's advisory lock, so the look-up that
-follows sees every open run of it, and keys and ids are handed out once.
-"""
+"""Which units of a batch can be written, decided from what the database holds under lock."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from perdure.store.contract import MessageRow, TaskRow
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.leases import (
     ALARM_LEASE_NS,
+    BEATS_APART_NS,
     FUNERAL_NS,
     LETTER_LIVES_NS,
     MESSAGE_LEASE_NS,
@@ -18,7 +20,7 @@ from perdure.store.postgres.leases import (
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
 )
-from perdure.store.postgres.listening import Listening
+from perdure.store.postgres.listening import ECHO, Listening
 from perdure.store.postgres.schema import MIGRATIONS, Version
 from perdure.store.postgres.statements import SHARED as SQL
 from perdure.store.sharing import (
@@ -37,6 +39,7 @@ NOTICE_BYTES_MAX = 7_500  # PostgreSQL's limit is 8,000
 # One page takes some milliseconds, so that nothing else of the node waits for it.
 _SWEPT_AT_ONCE = 5_000
 _ORPHANS_AT_ONCE = 1_000
+_NEVER = 1, 0
 
 
 class PostgresSharing:
@@ -46,14 +49,23 @@ class PostgresSharing:
         dsn: of the database.
         name: of the database, as messages show it.
         run: runs a statement and returns its rows.
+        allocate: gives fresh ids; see Store.allocate.
     """
 
-    def __init__(self, dsn: str, name: str, run: Callable[..., Awaitable[list[Any]]]) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        name: str,
+        run: Callable[..., Awaitable[list[Any]]],
+        allocate: Callable[[int], Awaitable[int]],
+    ) -> None:
         self._name = name
         self._run = run
+        self._allocate = allocate
         self._versions = Gathering(self._look_up_versions)
-        self._listening = Listening(dsn, self._heard, self.tell)
+        self._listening = Listening(dsn, self._heard)
         self._swept_to = 0
+        self._judges_ns = _NEVER  # from when and until when it may say that others are dead
         self.node = 0
         self.has_company = False
         self.listener: Callable[[str], None] = lambda _: None
@@ -66,6 +78,10 @@ class PostgresSharing:
     async def close(self) -> None:
         """Stop listening."""
         await self._listening.close()
+
+    def reconnect(self) -> None:
+        """Listen on another connection."""
+        self._listening.reconnect()
 
     @property
     def deaf(self) -> bool:
@@ -128,9 +144,10 @@ class PostgresSharing:
 
     async def post(self, letter: Letter) -> int:
         """Leave a letter, and tell who may take it; its number."""
+        number = await self._allocate(1)
         notice = f"{self.node} {LETTER} {letter.address}"
-        rows = await self._run(SQL["post"], letter.address, letter.body, notice)
-        return int(rows[0][0])
+        await self._run(SQL["post"], number, letter.address, letter.body, notice)
+        return number
 
     async def take_back_letter(self, number: int) -> bool:
         """Remove a letter; False when somebody took it."""
@@ -139,7 +156,7 @@ class PostgresSharing:
     async def collect(self, addresses: Sequence[str], limit: int) -> list[Letter]:
         """Take letters, oldest first."""
         rows = await self._run(SQL["collect"], list(addresses), limit)
-        return [Letter(row[1], row[2]) for row in sorted(rows, key=lambda row: int(row[0]))]
+        return [Letter(address, body) for _, _, address, body in sorted(map(tuple, rows))]
 
     async def tell(self, notice: str) -> None:
         """Send a notice to all nodes."""
@@ -149,11 +166,15 @@ class PostgresSharing:
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
         """Give a sign of life, and hear what waits. Raises StoreTooNew."""
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
+        began_s = asyncio.get_running_loop().time()
         rows = await self._run(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
-            *(columns or [[], [], []]), list(addresses), OVERDUE_NS,
+            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
+            *self._judges_ns,
         )  # fmt: skip
-        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema, _ = rows[0]
+        self._listening.echo_sent(began_s)
+        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = rows[0][:-2]
+        self._note_beat(now_ns)
         found = Version(*schema)
         found.check(self._name)
         alive = frozenset([*nodes, self.node]) - frozenset(died)
@@ -180,14 +201,31 @@ class PostgresSharing:
 
     async def orphans(self, after: tuple[str, str] = FIRST_RUN) -> Orphans:
         """A page of the open runs: those whose tasks may be held by workers of dead nodes."""
-        rows = await self._run(SQL["orphans"], SILENT_NODE_LIVES_NS, *after, _ORPHANS_AT_ONCE)
+        rows = await self._run(
+            SQL["orphans"], SILENT_NODE_LIVES_NS, *after, _ORPHANS_AT_ONCE, *self._judges_ns
+        )
         keys, living, last = rows[0]
         return Orphans(keys, frozenset([*living, self.node]), (last[0], last[1]) if last else None)
 
+    def _note_beat(self, now_ns: int) -> None:
+        """Who was silent itself gives the others as long as a silent node lives to come back.
+
+        When the database was away all were silent, and who is back first knows nothing of the rest;
+        nor does a node that is new.
+        """
+        from_ns, until_ns = self._judges_ns
+        if now_ns > until_ns:
+            from_ns = now_ns + SILENT_NODE_LIVES_NS
+        self._judges_ns = from_ns, now_ns + BEATS_APART_NS
+
     async def bury(self, nodes: Sequence[int]) -> None:
-        """Forget nodes: their work was offered again. For this one: it leaves."""
-        for node in sorted(nodes):  # one at a time: two nodes never wait for each other
-            await self._run(SQL["bury"], [node])
+        """Forget nodes that are silent still: their work was offered again. For this one: it
+        leaves."""
+        for node in nodes:
+            if node == self.node:
+                await self._run(SQL["leave"], node)
+            else:
+                await self._run(SQL["bury"], node, SILENT_NODE_LIVES_NS)
 
 
 def notice_of(queues: Collection[Queue]) -> str:

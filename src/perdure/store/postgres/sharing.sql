@@ -1,5 +1,6 @@
--- What nodes that share a database ask of it. {now} is the database's clock in nanoseconds; {quick}
--- lets the transaction end without waiting for the disk: what it writes may be lost with the server.
+-- What nodes that share a database ask of it. {now} is the database's clock in nanoseconds, {began} what
+-- it showed when the statement came; {quick} lets the transaction end without waiting for the disk:
+-- what it writes may be lost with the server.
 
 -- name: versions
 SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]);
@@ -42,8 +43,11 @@ UPDATE perdure.tasks AS t SET leased_until_ns = 0 FROM found WHERE t.id = found.
 RETURNING t.namespace, t.queue, t.kind;
 
 -- name: drop_tasks
-DELETE FROM perdure.tasks AS t WHERE id = ANY($1::bigint[])
-    AND NOT EXISTS (SELECT FROM perdure.states AS s WHERE s.key = t.key);
+DELETE FROM perdure.tasks WHERE id IN (
+    SELECT t.id FROM perdure.tasks AS t WHERE t.id = ANY($1::bigint[])
+        AND NOT EXISTS (SELECT FROM perdure.states AS s WHERE s.key = t.key)
+    FOR UPDATE SKIP LOCKED
+);
 
 -- name: lease_due
 WITH due AS (
@@ -72,11 +76,10 @@ ON CONFLICT (name) DO UPDATE SET due_ns = excluded.due_ns WHERE r.due_ns = $3
 RETURNING {quick};
 
 -- name: post
--- Not the column's own sequence: it is unlogged as its table is, and on PostgreSQL 15 to 17 broken for
--- good ("bad magic number in sequence") once a replica was promoted.
-INSERT INTO perdure.letters (id, address, created_ns, body) OVERRIDING SYSTEM VALUE
-VALUES (nextval('perdure.ids'), $1, {now}, $2)
-RETURNING id, pg_notify('perdure', $3), {quick};
+-- The number is of the node's own block of ids. nextval('perdure.ids') in its place would use up a
+-- block, and as this transaction does not wait for the disk, hand it out again after a crash.
+INSERT INTO perdure.letters (id, address, created_ns, body) VALUES ($1, $2, {now}, $3)
+RETURNING pg_notify('perdure', $4), {quick};
 
 -- name: take_back
 DELETE FROM perdure.letters WHERE id = $1 RETURNING {quick};
@@ -84,26 +87,28 @@ DELETE FROM perdure.letters WHERE id = $1 RETURNING {quick};
 -- name: collect
 DELETE FROM perdure.letters WHERE id IN (
     SELECT id FROM perdure.letters WHERE address = ANY($1::text[])
-    ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
+    ORDER BY created_ns, id LIMIT $2 FOR UPDATE SKIP LOCKED
 ) AND {quick}
-RETURNING id, address, body;
+RETURNING created_ns, id, address, body;
 
 -- name: tell
 SELECT pg_notify('perdure', $1);
 
 -- name: beat
 -- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses,
--- $8 how long an alarm may have been due
+-- $8 how long an alarm may have been due, $9 a notice to this node itself, $10-$11 when this node may
+-- say that others are dead. It locks its own row, and only then those of others, without waiting.
 WITH mine AS (
-    INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {now})
+    INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {began})
     ON CONFLICT (id) DO UPDATE SET seen_ns = excluded.seen_ns
     RETURNING {quick}
 ),
 gone AS (
-    UPDATE perdure.nodes AS n SET taken_until_ns = {now} + $3::bigint
+    UPDATE perdure.nodes AS n SET taken_until_ns = {began} + $3::bigint
     FROM (
         SELECT id FROM perdure.nodes
-        WHERE id <> $1 AND seen_ns < {now} - $2::bigint AND taken_until_ns < {now}
+        WHERE id <> $1 AND seen_ns < {began} - $2::bigint AND taken_until_ns < {began}
+            AND {began} BETWEEN $10::bigint AND $11::bigint AND (SELECT count(*) FROM mine) = 1
         FOR UPDATE SKIP LOCKED
     ) AS dead
     WHERE n.id = dead.id
@@ -111,7 +116,10 @@ gone AS (
 )
 SELECT
     {now},
-    ARRAY(SELECT id FROM perdure.nodes WHERE seen_ns >= {now} - $2::bigint),
+    ARRAY(
+        SELECT id FROM perdure.nodes
+        WHERE seen_ns >= {began} - $2::bigint OR {began} NOT BETWEEN $10::bigint AND $11::bigint
+    ),
     ARRAY(SELECT id FROM gone),
     ARRAY(
         SELECT q.place::integer
@@ -129,10 +137,13 @@ SELECT
     (SELECT md5(string_agg(md5(body), '' ORDER BY name)) FROM perdure.namespaces),
     (SELECT max(number) FROM perdure.migrations),
     (SELECT max(oldest) FROM perdure.migrations),
-    (SELECT count(*) FROM mine);
+    (SELECT count(*) FROM mine),
+    pg_notify('perdure', $9);
 
 -- name: sweep_letters
-DELETE FROM perdure.letters WHERE created_ns < {now} - $1::bigint;
+DELETE FROM perdure.letters WHERE id IN (
+    SELECT id FROM perdure.letters WHERE created_ns < {now} - $1::bigint FOR UPDATE SKIP LOCKED
+);
 
 -- name: sweep_rates
 -- One that nobody made use of lately is as good as none.
@@ -159,10 +170,11 @@ SELECT CASE WHEN count(*) = $2 THEN max(id) ELSE 0 END FROM page;
 
 -- name: orphans
 -- $1 how long a silent node lives, $2-$3 the open run that the former page ended with, $4 how many
--- to look at. By the index of open runs: those that closed long ago cost nothing, and an index on
--- states.node would cost every transition its HOT update.
+-- to look at, $5-$6 when this node may say that others are dead. By the index of open runs: those
+-- that closed long ago cost nothing, and one on states.node would cost transitions their HOT updates.
 WITH living AS (
-    SELECT id FROM perdure.nodes WHERE seen_ns >= {now} - $1::bigint
+    SELECT id FROM perdure.nodes
+    WHERE seen_ns >= {began} - $1::bigint OR {began} NOT BETWEEN $5::bigint AND $6::bigint
 ),
 page AS (
     SELECT r.namespace, r.workflow_id, r.key,
@@ -178,4 +190,8 @@ SELECT
         ORDER BY namespace, workflow_id OFFSET $4::bigint - 1 LIMIT 1);
 
 -- name: bury
-DELETE FROM perdure.nodes WHERE id = ANY($1::bigint[]);
+-- But not who came back meanwhile.
+DELETE FROM perdure.nodes WHERE id = $1 AND seen_ns < {began} - $2::bigint;
+
+-- name: leave
+DELETE FROM perdure.nodes WHERE id = $1;

@@ -1,4 +1,18 @@
-"""The store's SQL: ``statements.sql`` and the parts of a commit, ``batch.sql``, by name."""
+"""The store's SQL, by name: ``statements.sql``, ``sharing.sql``, and a commit's, ``batch.sql``.
+
+Why nothing deadlocks: a transaction waits for locks in one order over all nodes, in phases.
+
+1. Advisory locks of the workflow ids that it starts, by number.
+2. Rows of states, by key.
+3. Other rows of those runs, and new ones. Nobody else has them: a row of a run is changed only by
+   who has the run's state row, but for leases and sweeps (see below). No insert waits for another
+   node's uncommitted row: keys and ids are handed out once, and who starts a workflow id holds that
+   id's lock, so the look-up that follows sees every open run of it.
+
+Statements that lease, release or sweep skip what is locked; they wait for nobody, so it is no harm
+to wait for them. A node's sign of life locks its own row of nodes before it takes others', which it
+skips when they are locked. All else locks one row in a transaction of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +23,9 @@ from perdure.store.statements import load
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000"
 """Nanoseconds since the epoch by the database's clock, which all nodes share."""
 
+BEGAN: Final = NOW.replace("clock_timestamp", "statement_timestamp")
+"""The same at the moment when a statement came: of what it waited for it knows nothing."""
+
 _QUICK: Final = "set_config('synchronous_commit', 'off', true) = 'off'"
 """A condition that is true, and lets its transaction end before the disk has it."""
 
@@ -18,7 +35,9 @@ _PATIENT: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NU
 
 
 def _filled(text: str) -> str:
-    return text.replace("{now}", NOW).replace("{quick}", _QUICK).replace("{patient}", _PATIENT)
+    for name, value in (("now", NOW), ("began", BEGAN), ("quick", _QUICK), ("patient", _PATIENT)):
+        text = text.replace(f"{{{name}}}", value)
+    return text
 
 
 STATEMENTS: Final = {name: _filled(text) for name, text in load(__package__).items()}

@@ -44,7 +44,10 @@ JOIN unnest($1::text[], $2::text[]) AS u (namespace, run_id)
 SELECT id FROM perdure.tasks WHERE id = ANY($1::bigint[]);
 
 -- name: next_ids
-SELECT nextval('perdure.ids');
+-- A sequence is logged for 32 blocks ahead: the transaction that hands out another of them has nothing
+-- to write, and so waits for nobody's disk. The empty message makes it wait: else a crash of the
+-- server could take back the log, and the block be handed out again.
+SELECT nextval('perdure.ids'), pg_logical_emit_message(true, 'perdure', '');
 
 -- name: find_run
 SELECT key FROM perdure.runs WHERE namespace = $1 AND run_id = $2 AND workflow_id = $3;

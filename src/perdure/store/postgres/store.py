@@ -55,7 +55,7 @@ class PostgresStore:
         self._next_id = 0
         self._last_id = 0
         self._current = Gathering(self._find_current)
-        self._sharing = PostgresSharing(dsn, self.name, self._read)
+        self._sharing = PostgresSharing(dsn, self.name, self._read, self.allocate)
         self._indexes = Indexes(dsn, self.name, self._read)
 
     # ---- life ----
@@ -166,6 +166,7 @@ class PostgresStore:
         """Who connects anew may be let write, or find another server that can be written."""
         await self._writer.expire()
         await self._readers.expire()
+        self._sharing.reconnect()
 
     # ---- reading ----
 

@@ -54,6 +54,7 @@ from perdure.store.sqlite.writer import Writer
 T = TypeVar("T")
 
 ID_BLOCK = 65_536  # ids are reserved on disk in blocks: a crash loses at most one
+MAX_ID = (1 << (63 - ITEM_BITS)) - 1  # of a key, for which the rows of items leave so much room
 INLINE_WRITES = 8  # batches up to this size may commit on the event loop's thread
 INLINE_COMMIT_S = 0.002  # … while a commit takes less than this on average
 CHECKPOINT_PAGES = 4_000  # written (by estimate) between two checkpoints
@@ -192,6 +193,8 @@ class SqliteStore:
         assert 0 < count <= ID_BLOCK, count
         while self._next_id + count > self._reserved:
             reserved = max(self._next_id, self._reserved) + ID_BLOCK
+            if reserved > MAX_ID:
+                raise StoreError(f"{self.name} has used up its ids, {MAX_ID}: begin a new database")
             await self._transact(1, _statement("put_meta", "reserved_id", reserved))
             self._reserved = max(self._reserved, reserved)
         first = self._next_id
