@@ -14,6 +14,7 @@ import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from perdure.store.contract import (
@@ -51,6 +52,8 @@ from perdure.store.sharing import (
 from perdure.testing.faults import Faults, FaultyStore
 from perdure.testing.virtual_loop import VirtualLoop
 
+from .late import Late
+
 T = TypeVar("T")
 
 ALL = 100_000
@@ -82,6 +85,7 @@ class Database:
 
     network: Network
     inner: Store
+    late: Late
     stores: list[SharedStore] = field(default_factory=list)
     task_leases: dict[int, int] = field(default_factory=dict)
     message_leases: dict[int, int] = field(default_factory=dict)
@@ -173,7 +177,8 @@ class Session:
         return getattr(self.database.inner, name)
 
     async def commit(self, units: Sequence[Unit]) -> list[int]:
-        return await self.database.commit(units, self.node, self.has_company)
+        write = partial(self.database.commit, node=self.node, has_company=self.has_company)
+        return await self.database.late.commit(units, write)
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
         """As if a lease had put the alarm off in the run's row."""
