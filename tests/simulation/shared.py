@@ -130,6 +130,16 @@ class Database:
             self.tell(node, f"{AWAITED} {' '.join(map(str, heard))}")
         return left_out
 
+    async def fence(self, unit: Unit) -> bool:
+        """Whether a unit is not written, and from now on cannot be."""
+        for write in unit:
+            found = await self.inner.load(write.key) if write.based_on else None
+            if found is not None and found.version == write.based_on:
+                later = write.based_on + 1
+                await self.inner.commit([[Write(write.key, write.based_on, later, found.state)]])
+                return True
+        return False
+
     def _keep(self, write: Write, node: int) -> None:
         holder = self.holders.get(write.key, 0)
         if write.in_flight == NOBODY:
@@ -179,6 +189,10 @@ class Session:
     async def commit(self, units: Sequence[Unit]) -> list[int]:
         write = partial(self.database.commit, node=self.node, has_company=self.has_company)
         return await self.database.late.commit(units, write)
+
+    async def settle(self, units: Sequence[Unit]) -> list[int]:
+        await self.database.late.locks(units)
+        return [place for place, unit in enumerate(units) if await self.database.fence(unit)]
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
         """As if a lease had put the alarm off in the run's row."""

@@ -125,9 +125,23 @@ async def test_polls_matched_in_a_lost_commit_wait_again(shaky: Harness, when: s
     assert not poll.done()
     shaky.store.blind = False  # type: ignore[attr-defined]
     await shaky.start(request_id="r1")
-    if when == BLIND:  # the lost commit counts: the task is held by nobody, until it times out
-        await shaky.clock.advance(11)
+    if when == BLIND:  # the lost commit counts: the task that nobody has is taken back
+        await shaky.clock.advance(1)
     await shaky.complete(await poll, complete_command())
+
+
+async def test_an_activity_of_a_commit_that_nobody_heard_of_is_taken_back(shaky: Harness) -> None:
+    await shaky.start()
+    task = await shaky.take()
+    poll = shaky.poll_activity()
+    await settle()
+    fail(shaky, BLIND)
+    with pytest.raises(Unavailable):
+        await shaky.complete(task, activity_command("a"))
+    shaky.store.blind = False  # type: ignore[attr-defined]
+    await shaky.clock.advance(1)
+    await shaky.finish_activity(await asyncio.wait_for(poll, 5))
+    await shaky.complete(await shaky.take(), complete_command())
 
 
 async def test_a_commit_of_which_only_the_answer_was_lost_counts(shaky: Harness) -> None:

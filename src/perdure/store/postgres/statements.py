@@ -17,8 +17,13 @@ _PATIENT: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NU
 """A condition that is true; rows that are found by it are waited for, but not for ever."""
 
 
+_HASTY: Final = "set_config('lock_timeout', '1s', true) IS NOT NULL"
+"""The same for who can ask again."""
+
+
 def _filled(text: str) -> str:
-    return text.replace("{now}", NOW).replace("{quick}", _QUICK).replace("{patient}", _PATIENT)
+    text = text.replace("{now}", NOW).replace("{quick}", _QUICK)
+    return text.replace("{patient}", _PATIENT).replace("{hasty}", _HASTY)
 
 
 STATEMENTS: Final = {name: _filled(text) for name, text in load(__package__).items()}
