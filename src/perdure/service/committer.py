@@ -35,6 +35,7 @@ class Committer:
     Attributes:
         doubted: called with lost units of which nobody can say whether they are stored, and with
             their writes.
+        broke: called when commits ended for good, with the reason.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Committer:
         self._settled: list[asyncio.Future[None]] = []
         self._closing = False
         self.doubted: Callable[[list[tuple[Unit, list[Write]]]], None] = lambda _: None
+        self.broke: Callable[[StoreError], None] = lambda _: None
         self.commits = 0
         self.units = 0
         self._reason: StoreError | None = None
@@ -132,6 +134,11 @@ class Committer:
         except asyncio.CancelledError:  # the loop is torn down, as by a second Ctrl-C
             self._give_up()
             raise
+        except Exception as error:  # it may not be: nothing can be written any more
+            log.exception("the committer ended")
+            self._reason = StoreError(f"its commits ended: {error!r}")
+            self._give_up()
+            self.broke(self._reason)
 
     def _give_up(self) -> None:
         """Whoever waits, or comes later, hears that nothing will be written any more."""

@@ -43,9 +43,7 @@ class Doubts:
         handed_out = [task for unit, _ in doubts for task in unit.handed_out]
         self._open.append((handed_out, [rows for _, rows in doubts]))
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(
-                self._run(), name="perdure-doubts"
-            )
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-doubts")
 
     async def close(self) -> None:
         """Wait a while: what comes when the node has left is taken back by nobody."""
@@ -60,14 +58,22 @@ class Doubts:
         node = self._node
         while self._open:
             handed_out, units = self._open[0]
-            try:
-                await node.store.settle(units)
-            except StoreError:
-                self._open.rotate(-1)
-                await sleep_until(node.clock, node.clock.now_ns() + node.settings.retry_ns)
-            else:
+            if await self._is_settled(units):
                 self._open.popleft()
                 self._resolve(handed_out, {write.key for unit in units for write in unit})
+            else:
+                self._open.rotate(-1)
+                await sleep_until(node.clock, node.clock.now_ns() + node.settings.retry_ns)
+
+    async def _is_settled(self, units: list[StoredUnit]) -> bool:
+        try:
+            await self._node.store.settle(units)
+        except StoreError:  # still out of reach, or still at it
+            return False
+        except Exception:
+            log.exception("what became of a commit could not be found out")
+            return False
+        return True
 
     def _resolve(self, handed_out: list[HandedOut], keys: set[int]) -> None:
         node = self._node

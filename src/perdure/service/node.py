@@ -93,6 +93,7 @@ class Node:
         self.matching.configure = self._configure
         self.doubts = Doubts(self)
         self.executions.committer.doubted = self.doubts.add
+        self.executions.committer.broke = self.end
         self.companions = Companions(
             self.executions, self.settings.queries_per_run_max, lambda: self.holder
         )

@@ -22,7 +22,7 @@ from temporalio.api.workflowservice.v1 import (
     StartWorkflowExecutionRequest,
 )
 
-from perdure.api.errors import Cancelled, NotFound, Unavailable
+from perdure.api.errors import Cancelled, FailedPrecondition, NotFound, Unavailable
 from perdure.service.node import Node
 from perdure.store.contract import Store, StoreUnavailable, Unit
 from perdure.store.sqlite import SqliteStore
@@ -142,6 +142,38 @@ async def test_an_activity_of_a_commit_that_nobody_heard_of_is_taken_back(shaky:
     await shaky.clock.advance(1)
     await shaky.finish_activity(await asyncio.wait_for(poll, 5))
     await shaky.complete(await shaky.take(), complete_command())
+
+
+async def test_an_unforeseen_error_of_a_look_up_ends_nothing(
+    shaky: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unforeseen(_: object) -> None:
+        raise TypeError("unforeseen")
+
+    await shaky.start()
+    fail(shaky, AFTER)
+    with monkeypatch.context() as patch:
+        patch.setattr(shaky.store, "settle", unforeseen, raising=False)
+        with pytest.raises(Unavailable):
+            await shaky.service.signal_workflow_execution(signal("one", "r1"))
+    await shaky.service.signal_workflow_execution(signal("one", "r1"))
+    await shaky.service.signal_workflow_execution(signal("two"))
+    await shaky.complete(await shaky.take(), complete_command())
+    assert (await shaky.events()).count("WorkflowExecutionSignaled") == 2
+
+
+async def test_a_node_that_cannot_commit_any_more_ends(
+    shaky: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unforeseen() -> None:
+        raise TypeError("unforeseen")
+
+    await shaky.start()
+    monkeypatch.setattr(shaky.node.executions.committer, "_write", unforeseen)
+    for name in ("one", "two"):
+        with pytest.raises(FailedPrecondition, match="This node stopped: its commits ended"):
+            await shaky.service.signal_workflow_execution(signal(name))
+    assert shaky.node.ended.is_set()
 
 
 async def test_a_commit_of_which_only_the_answer_was_lost_counts(shaky: Harness) -> None:
