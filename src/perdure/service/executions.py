@@ -250,7 +250,7 @@ class Executions:
             unit = entry.unit  # of a call that came meanwhile
         if unit is None:
             return True
-        if not await _is_written(unit) or (entry.dropped and entry.unit is not None):
+        if not await unit.is_written() or (entry.dropped and entry.unit is not None):
             return False
         return self._sharing is None or unit is not before
 
@@ -613,11 +613,3 @@ def _wake(watchers: Iterable[asyncio.Future[None]]) -> None:
     for watcher in watchers:
         if not watcher.done():
             watcher.set_result(None)
-
-
-async def _is_written(unit: Unit) -> bool:
-    try:
-        await unit.wait()
-    except Conflict:
-        return False
-    return True

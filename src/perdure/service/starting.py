@@ -223,7 +223,7 @@ class Starting:
                 found = self._existing(entry, request) if entry is not None else None
             except WorkflowAlreadyStarted:
                 assert entry is not None
-                if entry.unit is not None and not await _is_written(entry.unit):
+                if entry.unit is not None and not await entry.unit.is_written():
                     continue
                 raise
             if found is not None:
@@ -290,10 +290,10 @@ class Starting:
         if not found.started:
             change = partial(lifecycle.signal, request=signal) if signal else _attachment(request)
         if change is None:
-            return entry.unit is None or await _is_written(entry.unit)
+            return entry.unit is None or await entry.unit.is_written()
         found.attached = signal is None
         _, unit = self._node.executions.apply(entry, change)
-        return await _is_written(unit)
+        return await unit.is_written()
 
     def _begin(
         self,
@@ -392,14 +392,6 @@ def _attachment(request: AnyStart) -> Callable[[Transition], None] | None:
         request_id=request.request_id if options.attach_request_id else "",
         links=events.links(request.links) if options.attach_links else b"",
     )
-
-
-async def _is_written(unit: Unit) -> bool:
-    try:
-        await unit.wait()
-    except Conflict:
-        return False
-    return True
 
 
 class StartRPCs:

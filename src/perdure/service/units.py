@@ -158,6 +158,14 @@ class Unit:
         self.waiters.append(future)
         return future
 
+    async def is_written(self) -> bool:
+        """Wait for the end of the commit; False for a conflict. Raises Unavailable."""
+        try:
+            await self.wait()
+        except Conflict:
+            return False
+        return True
+
     @property
     def handed_out(self) -> list[HandedOut]:
         """The tasks that were started for workers, who get them after the commit."""
