@@ -15,7 +15,8 @@ from perdure.testing.faults import Faults
 
 from .chronicle import Chronicle
 from .clients import Customer
-from .invariants import check, digest, read_runs
+from .invariants import check, digest, read_runs, stranded_faults
+from .late import Late
 from .processes import Connection, Life, Process, track
 from .refusals import Evidence
 from .shared import LATE_S, Database, Network
@@ -46,7 +47,7 @@ class Cluster:
         network = _network(rng)
         late_s = LATE_S if network.late else 0.0
         self.ledger.clocks_differ_ns = round((4 * network.delay_s + 2 * late_s) * 1e9)
-        self.database = Database(network, self.rows)
+        self.database = Database(network, self.rows, Late(seed))
         self.restless = rng.choice([0.0, 0.0, 60.0, 20.0])
         self.outside = rng.choice([0, 1, 1, 2])  # workers that are no part of a node
         self.processes: list[Process] = []
@@ -117,6 +118,7 @@ class Cluster:
         """Nothing goes wrong any more."""
         self.faults.refused = self.faults.unanswered = self.faults.crash = 0.0
         self.database.network.heal()
+        self.database.late.share = 0.0
         self.restless = 0.0
         for process in self.processes:
             process.restless = 0.0
@@ -141,6 +143,8 @@ class Cluster:
         node = await process.opened
         runs = await read_runs(node)
         self.outcome.wrong += await check(node, runs, self.plans, self.ledger)
+        if not self.outside:
+            self.outcome.wrong += stranded_faults(runs)
         self.outcome.runs = len(runs)
         self.outcome.events = sum(len(run.events) for run in runs)
         self.outcome.digest = digest(runs)

@@ -152,6 +152,22 @@ def activity_faults(run: Run, ledger: Ledger) -> list[str]:
     return wrong
 
 
+def stranded_faults(runs: list[Run]) -> list[str]:
+    """No activity is held by nobody until its time is over; for workers that die with their node.
+
+    What a worker held that died is offered again, with a failure that says so.
+    """
+    wrong = []
+    for run in runs:
+        for kind in ("ACTIVITY_TASK_STARTED", "ACTIVITY_TASK_TIMED_OUT"):
+            for event in run.of_type(kind):
+                attributes = getattr(event, event.WhichOneof("attributes") or "")
+                failure = getattr(attributes, "last_failure", None) or attributes.failure
+                if "StartToClose" in failure.message:
+                    wrong.append(f"{run.name}: event {event.event_id}: {failure.message}")
+    return wrong
+
+
 def signal_faults(runs: list[Run], plans: list[Plan], ledger: Ledger) -> list[str]:
     """Every acknowledged signal is in history once, those between workflows too."""
     seen: dict[str, Counter[str]] = defaultdict(Counter)

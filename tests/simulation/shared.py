@@ -14,6 +14,7 @@ import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from perdure.store.contract import (
@@ -53,6 +54,8 @@ from perdure.store.sharing import (
 from perdure.testing.faults import Faults, FaultyStore
 from perdure.testing.virtual_loop import VirtualLoop
 
+from .late import Late
+
 T = TypeVar("T")
 
 ALL = 100_000
@@ -88,6 +91,7 @@ class Database:
 
     network: Network
     inner: Store
+    late: Late
     stores: list[SharedStore] = field(default_factory=list)
     task_leases: dict[int, int] = field(default_factory=dict)
     message_leases: dict[int, int] = field(default_factory=dict)
@@ -131,6 +135,16 @@ class Database:
         if heard:
             self.tell(node, f"{AWAITED} {' '.join(map(str, heard))}")
         return left_out
+
+    async def fence(self, unit: Unit) -> bool:
+        """Whether a unit is not written, and from now on cannot be."""
+        for write in unit:
+            found = await self.inner.load(write.key) if write.based_on else None
+            if found is not None and found.version == write.based_on:
+                later = write.based_on + 1
+                await self.inner.commit([[Write(write.key, write.based_on, later, found.state)]])
+                return True
+        return False
 
     def _keep(self, write: Write, node: int) -> None:
         holder = self.holders.get(write.key, 0)
@@ -179,7 +193,12 @@ class Session:
         return getattr(self.database.inner, name)
 
     async def commit(self, units: Sequence[Unit]) -> list[int]:
-        return await self.database.commit(units, self.node, self.has_company)
+        write = partial(self.database.commit, node=self.node, has_company=self.has_company)
+        return await self.database.late.commit(units, write)
+
+    async def settle(self, units: Sequence[Unit]) -> list[int]:
+        await self.database.late.locks(units)
+        return [place for place, unit in enumerate(units) if await self.database.fence(unit)]
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
         """As if a lease had put the alarm off in the run's row."""

@@ -81,6 +81,7 @@ class Transition:
         random: where ids and jitter come from.
         parts: the new events, one framed blob each, in order of event id from first_event_id.
         tasks: tasks that became ready, for the service to match or store.
+        handed_out: tasks that workers took: (kind, scheduled event id, request id).
         messages: work for other runs (engine.outbox structs), stored in the same transaction.
         successor: how to start the run that follows (continue-as-new, retry, cron), or None.
         closed: the run closed in this transition.
@@ -98,6 +99,7 @@ class Transition:
         "changed",
         "closed",
         "dropped",
+        "handed_out",
         "limits",
         "messages",
         "messages_done",
@@ -126,6 +128,7 @@ class Transition:
         self.changed: dict[int, AnyItem] = {}
         self.dropped: dict[int, None] = {}
         self.tasks: list[TaskRef] = []
+        self.handed_out: list[tuple[int, int, str]] = []
         self.messages: list[Any] = []
         self.messages_done: list[int] = []
         self.successor: Any = None

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable
 
 from perdure.api.errors import Cancelled, FailedPrecondition, RPCError, Unavailable
 from perdure.service.namespaces import Namespaces
+from perdure.service.outcomes import Outcome, find_out
 from perdure.service.settings import Settings
 from perdure.service.units import Conflict, Unit
-from perdure.store.contract import Loaded, Store, StoreError, Write
+from perdure.store.contract import Store, StoreError, Write
 
 log = logging.getLogger("perdure.service")
+
+STORED, LOST, UNKNOWN = Outcome.STORED, Outcome.LOST, Outcome.UNKNOWN
 
 
 class Committer:
@@ -30,8 +33,9 @@ class Committer:
         committed, lost: told of every unit's end before its waiters are.
 
     Attributes:
-        uncertain: called when nobody can say whether a commit was written: there may be task rows,
-            messages and alarms that memory has not heard of.
+        doubted: called with lost units of which nobody can say whether they are stored, and with
+            their writes.
+        broke: called when commits ended for good, with the reason.
     """
 
     def __init__(
@@ -57,7 +61,8 @@ class Committer:
         self._batch: list[Unit] = []
         self._settled: list[asyncio.Future[None]] = []
         self._closing = False
-        self.uncertain: Callable[[], None] = lambda: None
+        self.doubted: Callable[[list[tuple[Unit, list[Write]]]], None] = lambda _: None
+        self.broke: Callable[[StoreError], None] = lambda _: None
         self.commits = 0
         self.units = 0
         self._reason: StoreError | None = None
@@ -82,6 +87,11 @@ class Committer:
     def is_full(self) -> bool:
         """Whether new work should wait."""
         return len(self._queue) >= self._queue_max
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing will be written any more."""
+        return self._queue_max == 0
 
     @property
     def is_idle(self) -> bool:
@@ -124,6 +134,11 @@ class Committer:
         except asyncio.CancelledError:  # the loop is torn down, as by a second Ctrl-C
             self._give_up()
             raise
+        except Exception as error:  # it may not be: nothing can be written any more
+            log.exception("the committer ended")
+            self._reason = StoreError(f"its commits ended: {error!r}")
+            self._give_up()
+            self.broke(self._reason)
 
     def _give_up(self) -> None:
         """Whoever waits, or comes later, hears that nothing will be written any more."""
@@ -175,65 +190,29 @@ class Committer:
 
     async def _write(self) -> None:
         batch = self._batch
-        conflicts: list[int] = []
-        failure: Exception | None = None
+        failure: RPCError | None = None
         rows: list[list[Write]] = []
-        written: set[int] = set()
         try:
             if self._namespaces.dirty:
                 await self._namespaces.flush()
             rows = [unit.encode(self._store.node) for unit in batch]
-            conflicts = await self._store.commit(rows)
-        except StoreError as error:
-            failure = Unavailable(f"The database cannot be written: {error}")
-            written = await self._look_up(rows)
+            conflicts = set(await self._store.commit(rows))
+            outcomes = [LOST if place in conflicts else STORED for place in range(len(batch))]
         except Exception as error:
-            log.exception("a commit failed in an unforeseen way")
-            failure = Unavailable(f"The commit failed: {error!r}")
+            failure = _told_of(error)
+            outcomes = await find_out(self._store, rows, error) if rows else [LOST] * len(batch)
         self.commits += 1
         self.units += len(batch)
         self._batch = []
-        lost = set(conflicts)
-        for position, unit in enumerate(batch):
-            if position in written or (failure is None and position not in lost):
+        for unit, outcome in zip(batch, outcomes, strict=True):
+            if outcome is STORED:
                 self._finish(unit)
             else:
                 self.lose(unit, failure or Conflict())
+        doubtful = [place for place, outcome in enumerate(outcomes) if outcome is UNKNOWN]
+        if doubtful:
+            self.doubted([(batch[place], rows[place]) for place in doubtful])
         self._tell_settled()
-
-    async def _look_up(self, rows: list[list[Write]]) -> set[int]:
-        """Which units of a failed commit are stored all the same: only the answer was lost.
-
-        Taken for lost, their task rows and messages would wait in the store unheard of.
-        """
-        written: set[int] = set()
-        for position, unit in enumerate(rows):
-            try:
-                loaded = await self._store.load(unit[0].key)
-                if loaded is None or loaded.version < unit[0].version:
-                    continue
-                if await self._is_of(loaded, unit[0]):
-                    written.add(position)
-                    continue
-            except StoreError:
-                self.uncertain()  # still out of reach: callers hear that they cannot know
-                break
-            self.uncertain()  # another node went on from there, or from what was before
-        return written
-
-    async def _is_of(self, loaded: Loaded, write: Write) -> bool:
-        """Whether a run is just as a write left it; another node's of that version may differ in
-        nothing but an event or an item."""
-        if loaded.version != write.version or loaded.state != write.state:
-            return False
-        items = dict(loaded.items)
-        if any(items.get(item_id) != body for item_id, body in write.put_items):
-            return False
-        if not write.events:
-            return True
-        first, last = write.first_event_id, write.last_event_id
-        batches = await self._store.history(write.key, first, last, limit=1)
-        return bool(batches) and batches[0].events == write.events
 
     def _finish(self, unit: Unit) -> None:
         try:
@@ -256,3 +235,11 @@ class Committer:
             if not waiter.done():
                 waiter.set_exception(failure)
                 waiter.exception()  # a caller that is gone need not fetch it
+
+
+def _told_of(error: Exception) -> RPCError:
+    """What callers hear of a commit that failed."""
+    if isinstance(error, StoreError):
+        return Unavailable(f"The database cannot be written: {error}")
+    log.error("a commit failed in an unforeseen way", exc_info=error)
+    return Unavailable(f"The commit failed: {error!r}")

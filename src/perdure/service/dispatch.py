@@ -35,7 +35,7 @@ from perdure.service.matching import Matching
 from perdure.service.namespaces import Namespaces
 from perdure.service.queue import ACTIVITY, WORKFLOW, Poll, TaskQueue
 from perdure.service.settings import Settings
-from perdure.service.units import RunWrite, Unit
+from perdure.service.units import HandedOut, RunWrite, Unit
 from perdure.store.contract import MessageRow, Store, StoreError, TaskRow
 
 log = logging.getLogger("perdure.service")
@@ -198,6 +198,7 @@ class Dispatcher:
         task = run.state.workflow_task
         assert task is not None
         poll.task = (run.key, task.scheduled_event_id)
+        tx.handed_out.append((WORKFLOW, task.scheduled_event_id, poll.request_id))
         after = workflow_tasks.transient_events(run)
         previous = started.previous_started_event_id
         first = previous + 1 if sticky or goes_on else 1
@@ -319,6 +320,7 @@ class Dispatcher:
         """Start a ready activity for a poll and write its response."""
         poll.request_id = f"{tx.random.getrandbits(64):016x}"
         poll.task = (entry.run.key, activity.scheduled_event_id)
+        tx.handed_out.append((ACTIVITY, activity.scheduled_event_id, poll.request_id))
         activities.start(
             tx,
             activity.scheduled_event_id,
@@ -437,9 +439,13 @@ class Dispatcher:
         """The poll's caller is gone: its task becomes ready again."""
         if poll.task is not None:
             key, scheduled_event_id = poll.task
-            kind, request_id = poll.queue.key.kind, poll.request_id
             poll.task = None
-            self.spawn(self._take_back(key, kind, scheduled_event_id, request_id))
+            kind = poll.queue.key.kind
+            self.take_back_task(HandedOut(key, kind, scheduled_event_id, poll.request_id))
+
+    def take_back_task(self, task: HandedOut) -> None:
+        """A task that no worker has becomes ready again, if it was started at all."""
+        self.spawn(self._take_back(*task))
 
     async def _take_back(
         self, key: int, kind: int, scheduled_event_id: int, request_id: str

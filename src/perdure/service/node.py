@@ -19,6 +19,7 @@ from perdure.service.companion import Companions
 from perdure.service.courier import Courier
 from perdure.service.deleting import Purger
 from perdure.service.dispatch import Dispatcher
+from perdure.service.doubts import Doubts
 from perdure.service.executions import Executions
 from perdure.service.ids import Ids
 from perdure.service.matching import Matching
@@ -89,7 +90,9 @@ class Node:
         )  # fmt: skip
         self.executions.sink = self.dispatcher
         self.matching.configure = self._configure
-        self.executions.committer.uncertain = self._look_again
+        self.doubts = Doubts(self)
+        self.executions.committer.doubted = self.doubts.add
+        self.executions.committer.broke = self.end
         self.companions = Companions(
             self.executions, self.settings.queries_per_run_max, lambda: self.holder
         )
@@ -158,9 +161,12 @@ class Node:
         await self.purger.close()
         await self.courier.close()
         await self.companions.close()
+        await self.doubts.close()
         await self.dispatcher.close()
         await self.matching.drain()
         await self.executions.committer.close(self.ended_by)
+        await self.doubts.close()  # of its last commits
+        await self.namespaces.close()
         if self.neighbours is not None:
             await self.neighbours.close()
         await self.ids.close()
@@ -195,7 +201,7 @@ class Node:
         config = self.namespaces.task_queue(queue.key.namespace, queue_configs.name_of(queue.key))
         queue_configs.put_in_force(queue, config)
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
         """A commit may be stored of which memory has not heard."""
         if not self._looking:
             self._looking = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.engine import outbox, state
 from perdure.engine.execution import Execution
@@ -34,6 +34,15 @@ class Conflict(Exception):
     """The run changed under a transition, or an earlier one of it was lost: reload and redo."""
 
 
+class HandedOut(NamedTuple):
+    """A task that was started for a worker."""
+
+    key: int
+    kind: int
+    scheduled_event_id: int
+    request_id: str
+
+
 class RunWrite:
     """The changes of one run in a unit."""
 
@@ -46,6 +55,7 @@ class RunWrite:
         "dropped",
         "entry",
         "first_event_id",
+        "handed_out",
         "parts",
         "put_messages",
         "put_tasks",
@@ -64,6 +74,7 @@ class RunWrite:
         self.drop_tasks: list[int] = []
         self.put_messages: list[MessageRow] = []
         self.drop_messages: list[int] = []
+        self.handed_out: list[HandedOut] = []
         self.visible = based_on == 0
         self.closes = False
         self.wake_changed = False
@@ -77,6 +88,7 @@ class RunWrite:
             self.dropped.update(tx.dropped)
         self.changed.update(tx.changed)
         self.drop_messages += tx.messages_done
+        self.handed_out += [HandedOut(tx.run.key, *task) for task in tx.handed_out]
         self.wake_changed |= tx.wake_changed
         self.visible |= tx.visible or tx.closed
 
@@ -147,12 +159,17 @@ class Unit:
         return future
 
     async def is_written(self) -> bool:
-        """Wait for the end; whether no other change was in the way. Raises Unavailable."""
+        """Wait for the end of the commit; False for a conflict. Raises Unavailable."""
         try:
             await self.wait()
         except Conflict:
             return False
         return True
+
+    @property
+    def handed_out(self) -> list[HandedOut]:
+        """The tasks that were started for workers, who get them after the commit."""
+        return [task for write in self.writes.values() for task in write.handed_out]
 
     def encode(self, node: int) -> list[Write]:
         """The writes, as of now; `node` is this node's number."""

@@ -171,7 +171,12 @@ Unit = Sequence[Write]
 
 
 class StoreError(Exception):
-    """The database could not do what was asked. The message says what to do."""
+    """The database could not do what was asked. The message says what to do.
+
+    ``refused``: nothing was written, and nothing will be; else nobody knows.
+    """
+
+    refused = False
 
 
 class StoreUnavailable(StoreError):
@@ -215,7 +220,15 @@ class Store(Protocol):
 
         Returns the positions of the units left out because of a conflict: a version that is not the
         stored one, a second open run of one workflow id, or a task row to drop that is gone.
-        Raises StoreUnavailable with nothing written, or (a lost answer) with everything written.
+        Raises StoreUnavailable with nothing written, or (a lost answer) with everything written, or
+        with everything to be written a while later: `settle` makes an end of that.
+        """
+
+    async def settle(self, units: Sequence[Unit]) -> list[int]:
+        """Have a commit that failed be over: each of its units is stored by now, or never will be.
+
+        Returns the positions of units that never will be; of the others, look what is stored.
+        Raises StoreUnavailable when the database may still be at it.
         """
 
     async def allocate(self, count: int) -> int:

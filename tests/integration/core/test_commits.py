@@ -27,7 +27,7 @@ from temporalio.api.workflowservice.v1 import (
     UpdateWorkflowExecutionRequest,
 )
 
-from perdure.api.errors import Cancelled, NotFound, Unavailable
+from perdure.api.errors import Cancelled, FailedPrecondition, NotFound, Unavailable
 from perdure.service.node import Node
 from perdure.store.contract import Store, StoreUnavailable, Unit
 from perdure.store.sqlite import SqliteStore
@@ -137,9 +137,55 @@ async def test_polls_matched_in_a_lost_commit_wait_again(shaky: Harness, when: s
     assert not poll.done()
     shaky.store.blind = False  # type: ignore[attr-defined]
     await shaky.start(request_id="r1")
-    if when == BLIND:  # the lost commit counts: the task is held by nobody, until it times out
-        await shaky.clock.advance(11)
+    if when == BLIND:  # the lost commit counts: the task that nobody has is taken back
+        await shaky.clock.advance(1)
     await shaky.complete(await poll, complete_command())
+
+
+async def test_an_activity_of_a_commit_that_nobody_heard_of_is_taken_back(shaky: Harness) -> None:
+    await shaky.start()
+    task = await shaky.take()
+    poll = shaky.poll_activity()
+    await settle()
+    fail(shaky, BLIND)
+    with pytest.raises(Unavailable):
+        await shaky.complete(task, activity_command("a"))
+    shaky.store.blind = False  # type: ignore[attr-defined]
+    await shaky.clock.advance(1)
+    await shaky.finish_activity(await asyncio.wait_for(poll, 5))
+    await shaky.complete(await shaky.take(), complete_command())
+
+
+async def test_an_unforeseen_error_of_a_look_up_ends_nothing(
+    shaky: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unforeseen(_: object) -> None:
+        raise TypeError("unforeseen")
+
+    await shaky.start()
+    fail(shaky, AFTER)
+    with monkeypatch.context() as patch:
+        patch.setattr(shaky.store, "settle", unforeseen, raising=False)
+        with pytest.raises(Unavailable):
+            await shaky.service.signal_workflow_execution(signal("one", "r1"))
+    await shaky.service.signal_workflow_execution(signal("one", "r1"))
+    await shaky.service.signal_workflow_execution(signal("two"))
+    await shaky.complete(await shaky.take(), complete_command())
+    assert (await shaky.events()).count("WorkflowExecutionSignaled") == 2
+
+
+async def test_a_node_that_cannot_commit_any_more_ends(
+    shaky: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unforeseen() -> None:
+        raise TypeError("unforeseen")
+
+    await shaky.start()
+    monkeypatch.setattr(shaky.node.executions.committer, "_write", unforeseen)
+    for name in ("one", "two"):
+        with pytest.raises(FailedPrecondition, match="This node stopped: its commits ended"):
+            await shaky.service.signal_workflow_execution(signal(name))
+    assert shaky.node.ended.is_set()
 
 
 async def test_a_commit_of_which_only_the_answer_was_lost_counts(shaky: Harness) -> None:

@@ -34,6 +34,8 @@ class Proxy:
         self._server = server
         self._word = b""
         self._with_answer = False
+        self._patient = True
+        self._left: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed_for_s = 0.0
         self._opens_at = 0.0
@@ -49,6 +51,13 @@ class Proxy:
         """Break the next connection that sends this: before the server gets it, or after it has
         done it, its answer swallowed. Then let nobody connect for a while."""
         self._word, self._with_answer, self._closed_for_s = word.encode(), after, closed_for_s
+        self._patient = True
+
+    def leave_at(self, word: str) -> None:
+        """Break the next connection that sends this at once, while the server, which has got it and
+        does not notice, goes on."""
+        self.cut_at(word, after=True)
+        self._patient = False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -71,6 +80,10 @@ class Proxy:
                     if self._with_answer:
                         swallow.set()
                         back.write(data)
+                        if not self._patient:
+                            self._left.append(back)
+                            writer.transport.abort()
+                            return
                         await answers  # until the server has answered
                     break
                 way.said += data

@@ -11,9 +11,17 @@ import asyncpg
 import pytest
 from store_contract import closed, start, step
 
-from perdure.store.contract import MessageRow, NamespaceRow, TaskRow
+from perdure.store.contract import (
+    MessageRow,
+    NamespaceRow,
+    StoreError,
+    StoreUnavailable,
+    TaskRow,
+)
 from perdure.store.postgres import PostgresStore, sharing
+from perdure.store.postgres.choice import lock_number
 from perdure.store.postgres.leases import SECOND_NS
+from perdure.store.postgres.statements import STATEMENTS
 from perdure.store.sharing import Awaited, Letter, Queue
 
 WITHIN_S = 20
@@ -398,3 +406,69 @@ def test_a_notice_has_room_for_many_queues_or_names_none() -> None:
     assert few == 'tasks [["default","a",1],["default","orders",1]]'
     many = {("default", f"queue-{n}" * 20, 1) for n in range(100)}
     assert sharing.notice_of(many) == "tasks []"
+
+
+async def test_a_commit_that_was_given_up_cannot_come_later(pair: Pair) -> None:
+    key = await new_run(pair.one)
+    late = [[step(key, 1)]]
+    assert await pair.one.settle(late) == [0]
+    assert await pair.one.commit(late) == [0]
+    loaded = await pair.two.load(key)
+    assert loaded is not None
+    assert await pair.two.commit([[step(key, loaded.version)]]) == []
+
+
+async def test_a_commit_that_was_written_is_not_given_up(pair: Pair) -> None:
+    key, other = await new_run(pair.one), await new_run(pair.one)
+    units = [[step(key, 1)], [step(other, 1)]]
+    assert await pair.two.commit([units[1]]) == []
+    assert await pair.one.settle(units) == [0]
+    loaded = await pair.one.load(other)
+    assert loaded is not None
+    assert loaded.version == 2
+
+
+@pytest.mark.parametrize("held", ["run", "workflow id"])
+async def test_what_may_be_under_way_is_not_known(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    for name, text in STATEMENTS.items():
+        monkeypatch.setitem(STATEMENTS, name, text.replace("'1s'", "'100ms'"))
+    key = await new_run(pair.one)
+    number = lock_number(("default", f"workflow-{key}"))
+    async with pair.look.transaction():
+        if held == "run":
+            await pair.look.execute(f"SELECT FROM perdure.states WHERE key = {key} FOR UPDATE")
+            unit = [step(key, 1)]
+        else:
+            await pair.look.execute(f"SELECT pg_advisory_xact_lock({number})")
+            unit = [start(key)]
+        with pytest.raises(StoreUnavailable, match="holds locks"):
+            await pair.one.settle([unit])
+    await pair.one.settle([unit])
+
+
+async def end_who_waits(store: PostgresStore) -> None:
+    """End the backend that waits for a lock, as soon as one does."""
+    ended = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(WITHIN_S):
+        while not await store._read(ended):
+            pass
+
+
+async def test_what_the_server_refused_is_known(pair: Pair) -> None:
+    """An error that the server answers with undid the commit; a connection that breaks may not."""
+    key = await new_run(pair.one)
+    with pytest.raises(StoreError) as refused:
+        await pair.one.commit([[step(key, 1, put_tasks=[task(1, key, queue="\0")])]])
+    assert refused.value.refused
+    async with pair.look.transaction():
+        await pair.look.execute(f"SELECT FROM perdure.states WHERE key = {key} FOR UPDATE")
+        ended = asyncio.ensure_future(pair.one.commit([[step(key, 1)]]))
+        await end_who_waits(pair.two)
+        with pytest.raises(StoreUnavailable) as broken:
+            await ended
+    assert not broken.value.refused

@@ -70,6 +70,13 @@ def explained(name: str) -> Iterator[None]:
 
 
 def _explain(error: asyncpg.PostgresError, name: str) -> StoreError:
+    explained = _in_words(error, name)
+    # After a FATAL one the server is gone, perhaps after it had written.
+    explained.refused = getattr(error, "severity_en", "") == "ERROR"
+    return explained
+
+
+def _in_words(error: asyncpg.PostgresError, name: str) -> StoreError:
     code = error.sqlstate or ""
     remedy = _REMEDIES.get(code)
     why = str(error).partition("\n")[0]  # the driver may add advice for programmers

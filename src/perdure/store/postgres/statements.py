@@ -34,8 +34,13 @@ _PATIENT: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NU
 """A condition that is true; rows that are found by it are waited for, but not for ever."""
 
 
+_HASTY: Final = "set_config('lock_timeout', '1s', true) IS NOT NULL"
+"""The same for who can ask again."""
+
+
 def _filled(text: str) -> str:
-    for name, value in (("now", NOW), ("began", BEGAN), ("quick", _QUICK), ("patient", _PATIENT)):
+    names = {"now": NOW, "began": BEGAN, "quick": _QUICK, "patient": _PATIENT, "hasty": _HASTY}
+    for name, value in names.items():
         text = text.replace(f"{{{name}}}", value)
     return text
 

@@ -43,6 +43,26 @@ JOIN unnest($1::text[], $2::text[]) AS u (namespace, run_id)
 -- name: present_tasks
 SELECT id FROM perdure.tasks WHERE id = ANY($1::bigint[]);
 
+-- name: starts_over
+-- Waits for a transaction that starts these workflow ids; see batch.py for the order.
+SELECT pg_advisory_xact_lock(number) FROM (
+    SELECT number FROM unnest($1::bigint[]) AS number WHERE {hasty} ORDER BY number
+) AS sorted;
+
+-- name: fence
+-- Waits for statements that change these runs, and takes those that come later their version. It
+-- need not be on disk: a crash that undoes it is the end of them, too.
+WITH u AS (
+    SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS u (key, based_on)
+),
+l AS (
+    SELECT s.key FROM perdure.states AS s JOIN u ON u.key = s.key
+    WHERE s.version = u.based_on AND {hasty} ORDER BY s.key FOR NO KEY UPDATE OF s
+)
+UPDATE perdure.states AS s SET version = s.version + 1
+FROM l WHERE s.key = l.key AND {quick}
+RETURNING s.key;
+
 -- name: next_ids
 -- A sequence is logged for 32 blocks ahead: the transaction that hands out another of them has nothing
 -- to write, and so waits for nobody's disk. The empty message makes it wait: else a crash of the

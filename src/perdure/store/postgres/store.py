@@ -30,6 +30,7 @@ from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.indexes import Indexes
+from perdure.store.postgres.settling import settle
 from perdure.store.postgres.sharing import PostgresSharing, notice_of
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Custom, Query
@@ -122,6 +123,10 @@ class PostgresStore:
         left_out: list[int] = await self._write(write_batch, units, self.node, notice)
         return left_out
 
+    async def settle(self, units: Sequence[Unit]) -> list[int]:
+        """Wait for a commit that failed, and make it fail if it did not begin; see Store.settle."""
+        return await settle(self._read, units)
+
     async def allocate(self, count: int) -> int:
         """The first of `count` fresh ids."""
         assert 0 < count <= ID_BLOCK, count
@@ -154,13 +159,17 @@ class PostgresStore:
             raise
 
     async def _write_now(self, work: Any, *arguments: Any) -> Any:
-        with explained(self.name):
-            try:
+        is_sent = False
+        try:
+            with explained(self.name):
                 async with self._turn, self._writer.connection() as connection:
+                    is_sent = True
                     return await _in_time(connection, work(connection, *arguments))
-            except asyncpg.ReadOnlySQLTransactionError:
+        except StoreError as error:
+            error.refused |= not is_sent
+            if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
                 await self._reconnect()
-                raise
+            raise
 
     async def _reconnect(self) -> None:
         """Who connects anew may be let write, or find another server that can be written."""

@@ -188,6 +188,10 @@ class SqliteStore:
         writes = sum(map(len, units))
         return await self._transact(writes, lambda db: write_batch(db, units, self._next_position))
 
+    async def settle(self, units: Sequence[Unit]) -> list[int]:
+        """Nothing is to be done: a commit is over when it says that it failed."""
+        return []
+
     async def allocate(self, count: int) -> int:
         """The first of `count` fresh ids."""
         assert 0 < count <= ID_BLOCK, count
