@@ -19,7 +19,9 @@ from temporalio.api.workflowservice.v1 import (
     SignalWorkflowExecutionRequest,
 )
 
+from perdure.api.errors import Unavailable
 from perdure.service.queries import ANSWERED
+from perdure.service.queue import WORKFLOW
 from perdure.store.postgres import PostgresStore
 
 
@@ -187,3 +189,20 @@ async def test_a_namespace_is_known_everywhere_when_it_was_made(
     request.workflow_execution_retention_period.FromSeconds(86_400)
     await two[0].service.register_namespace(request)
     assert two[1].node.namespaces.get("new").name == "new"
+
+
+async def test_that_no_worker_is_there_is_not_said_while_a_node_does_not_answer(
+    two: tuple[Harness, Harness],
+) -> None:
+    asked, _ = two
+    neighbours = asked.node.neighbours
+    assert neighbours is not None
+    neighbours._living |= {1 << 40}  # it lives, and is slow
+    queue = asked.node.matching.queue("default", QUEUE, WORKFLOW)
+    question = asyncio.create_task(asked.service._polled_elsewhere(queue))
+    async with asyncio.timeout(20):
+        while not question.done():
+            await asked.clock.advance(0.5)
+            await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable, match="Not all nodes"):
+        await question
