@@ -67,6 +67,7 @@ async def check(folder: Path, store: Store | None = None) -> Findings:
     found.wrong += crash_check.repeated(runs, calls)
     found.wrong += steps_done_twice(runs)
     found.wrong += told_faults(runs, told)
+    found.wrong += balance_faults(told)
     found.wrong += await replay_faults(runs)
     return found
 
@@ -151,6 +152,25 @@ def _result(pinned: Sequence[Stored], line: Line) -> str:
         for event in of_type(run.events, "WORKFLOW_EXECUTION_COMPLETED")
     ]
     return "" if results == [line["value"]] else f"the results in history are {results}"
+
+
+def balance_faults(told: Iterable[Line]) -> list[str]:
+    """Accounts that did not end with what was put in and taken out, by all acknowledgements."""
+    balances: Counter[str] = Counter()
+    ends: dict[str, int] = {}
+    for line in told:
+        name = line["workflow_id"]
+        if line["kind"] == "signal" and line["name"] == "deposit":
+            balances[name] += sum(line["arguments"][1:])
+        elif line["kind"] == "update" and isinstance(line["answer"], int):
+            balances[name] -= sum(line["arguments"][1:])
+        elif line["kind"] == "result" and isinstance(line["value"], dict):
+            ends[name] = line["value"].get("balance", 0)
+    return [
+        f"{name}: ended with {end} cents, not {balances[name]}"
+        for name, end in ends.items()
+        if end != balances[name]
+    ]
 
 
 CHECKS = {"start": _start, "signal": _signal, "update": _update, "result": _result}

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+import crash_check
+from crash_check import Stored
+from perdure.store.sqlite import open_read_only
+
 from . import diary, siege
-from .check import check
+from .check import DATABASE, balance_faults, check, steps_done_twice
 
 KILLS = 3
 
@@ -65,6 +69,26 @@ async def test_what_is_lost_or_done_twice_is_found(
         "it never ran",
     ):
         assert any(words in fault for fault in wrong), (words, wrong)
+
+
+async def test_a_record_that_is_not_whole_is_found(besieged: tuple[siege.Tally, Path]) -> None:
+    runs = await crash_check.read_all(open_read_only(besieged[1] / DATABASE))
+    for run in runs:
+        assert not crash_check.record_faults(run)
+        gap = Stored(run.loaded, [*run.events[:1], *run.events[2:]])
+        assert "not contiguous" in crash_check.record_faults(gap)[0]
+        behind = Stored(run.loaded, run.events[:-1])
+        assert "not its replay" in crash_check.record_faults(behind)[0]
+    assert not steps_done_twice(runs)
+    assert "completed 2 times" in steps_done_twice([*runs, *runs])[0]
+
+
+def test_an_account_that_does_not_add_up_is_found(besieged: tuple[siege.Tally, Path]) -> None:
+    told = _read(besieged[1] / diary.FILE)
+    assert not balance_faults(told)
+    deposits = (line for line in told if line.get("name") == "deposit")
+    told.remove(next(line for line in deposits if line["arguments"][1] > 0))
+    assert len(balance_faults(told)) == 1
 
 
 def _read(path: Path) -> list[Line]:

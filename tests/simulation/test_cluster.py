@@ -22,8 +22,7 @@ from .test_simulation import LosesItems, LosesMessages, Wrapped
 SEEDS = int(os.environ.get("CLUSTER_SEEDS", "300"))
 CHUNK = 15
 ONCE_FAILED = [
-    910,  # an update that one node completed, another ended the run of, and a third was asked for
-    460,  # two nodes wrote a run with the same state, and one took the other's commit for its own
+    2041,  # a query was refused for want of a worker, which was at a node that was slow to answer
 ]
 PLANTED = range(60)
 RARE = range(400)  # a planted bug that shows in one or two seeds of a hundred

@@ -273,8 +273,12 @@ class Neighbours:
 
     async def ask_others(self, method: str, request: Message) -> list[Any]:
         """What a call says at every other node that answers soon: for what only memory knows."""
+        return (await self.survey(method, request))[0]
+
+    async def survey(self, method: str, request: Message) -> tuple[list[Any], bool]:
+        """The same, and whether all nodes said it, or leave: what others know is unknown."""
         if not self.has_company or RELAYED.get():
-            return []
+            return [], not self.has_company
         deadline_ns = until(self._node.clock.now_ns(), _ANSWER_NS)
         asked = [
             self.relay.ask(
@@ -290,7 +294,8 @@ class Neighbours:
                 log.warning("a node did not say what it knows (%s): %s", method, answer.message)
             elif isinstance(answer, BaseException):
                 raise answer
-        return [a for a in answers if a is not None and not isinstance(a, Exception)]
+        silent = [a for a in answers if a is None or isinstance(a, RPCError)]
+        return [a for a in answers if not (a is None or isinstance(a, Exception))], not silent
 
     async def spread_namespaces(self) -> None:
         """One was changed here: wait until the others know."""

@@ -34,6 +34,7 @@ from perdure.api.errors import (
     NotFound,
     QueryFailed,
     ResourceExhausted,
+    Unavailable,
     WorkflowNotReady,
 )
 from perdure.api.times import SECOND_NS
@@ -354,15 +355,22 @@ class QueryRPCs:
         return queue.is_alive(self.node.clock.now_ns(), self.node.settings.sticky_alive_ns)
 
     async def _polled_elsewhere(self, queue: TaskQueue) -> bool:
-        """Whether workers of a queue came to other nodes lately."""
+        """Whether workers of a queue came to other nodes lately.
+
+        Raises Unavailable when that is not known.
+        """
         if self.node.neighbours is None:
             return False
         request = DescribeTaskQueueRequest(namespace=queue.key.namespace)
         request.task_queue.name = queue.key.name
-        answers = await self.node.neighbours.ask_others("describe_task_queue", request)
+        answers, is_all = await self.node.neighbours.survey("describe_task_queue", request)
         after_ns = self.node.clock.now_ns() - self.node.settings.query_poller_ns
         pollers = [poller for answer in answers for poller in answer.pollers]
-        return any(poller.last_access_time.ToNanoseconds() > after_ns for poller in pollers)
+        if any(poller.last_access_time.ToNanoseconds() > after_ns for poller in pollers):
+            return True
+        if not is_all:
+            raise Unavailable("Not all nodes say whether the run's worker is there; try again.")
+        return False
 
     async def _history(self, entry: Entry) -> Page:
         """The first page of the run's history, for a worker that does not know the run."""

@@ -108,7 +108,7 @@ class Relay:
         self._sharing = sharing
         self._addresses = addresses
         self._spawn = spawn
-        self._asked: dict[int, asyncio.Future[Reply]] = {}
+        self._asked: dict[int, asyncio.Future[Reply | None]] = {}
         self._lying: dict[str, set[asyncio.Future[None]]] = {}  # letters of this node, by address
         self._wanted: OrderedDict[str, None] = OrderedDict()  # where others' letters may lie
         self._last = 0
@@ -150,7 +150,7 @@ class Relay:
         """
         self._last += 1
         number = self._last
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self._asked[number] = reply
         needless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lying.setdefault(address, set()).add(needless)
@@ -162,7 +162,8 @@ class Relay:
             letter = await self._sharing.post(Letter(address, _encode(ask)))
             if await self._is_left(letter, reply, deadline_ns, patience_ns, needless):
                 return None
-            return _opened(method, reply.result())
+            answer = reply.result()
+            return None if answer is None else _opened(method, answer)
         except StoreError as error:
             raise Unavailable(f"The database cannot be written: {error}") from error
         finally:
@@ -178,7 +179,7 @@ class Relay:
     async def _is_left(
         self,
         letter: int,
-        reply: asyncio.Future[Reply],
+        reply: asyncio.Future[Reply | None],
         deadline_ns: int,
         patience_ns: int,
         needless: asyncio.Future[None],
@@ -253,11 +254,16 @@ class Relay:
             log.warning("a letter for %s cannot be read; another version's?", letter.address)
             return
         if isinstance(read, Reply):
-            waiting = self._asked.get(read.number)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(read)
+            self._replied(read.number, read)
+        elif read.reply_to == node_address(self._sharing.node):  # a poll came, here of all nodes
+            self._replied(read.number, None)
         elif read.deadline_ns > self._node.clock.now_ns():
             self._spawn(self._serve(read))
+
+    def _replied(self, number: int, reply: Reply | None) -> None:
+        waiting = self._asked.get(number)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(reply)
 
     async def _serve(self, ask: Ask) -> None:
         """Make a call for another node. The context is this task's own."""

@@ -20,7 +20,9 @@ from temporalio.api.workflowservice.v1 import (
     SignalWorkflowExecutionRequest,
 )
 
+from perdure.api.errors import Unavailable
 from perdure.service.queries import ANSWERED
+from perdure.service.queue import WORKFLOW
 from perdure.store.postgres import PostgresStore
 
 
@@ -216,6 +218,41 @@ async def test_a_query_whose_worker_is_at_a_node_that_leaves_goes_elsewhere(
     await staying.close()
 
 
+async def test_a_node_that_gets_a_poll_does_not_ask_itself(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, _ = two
+    await node.start()
+    await node.complete(await node.take())
+    request = QueryWorkflowRequest(
+        namespace="default",
+        execution=WorkflowExecution(workflow_id="wf"),
+        query=WorkflowQuery(query_type="state"),
+    )
+    assert node.node.neighbours is not None
+    relay, sharing = node.node.neighbours.relay, node.store.sharing
+    assert sharing is not None
+    take_back, served = sharing.take_back_letter, []
+
+    async def beaten(letter: int) -> bool:
+        """The look for letters is faster."""
+        await relay._collect()
+        return await take_back(letter)
+
+    monkeypatch.setattr(sharing, "take_back_letter", beaten)
+    monkeypatch.setattr(relay, "_serve", served.append)
+    query = asyncio.create_task(node.service.query_workflow(request))
+    async with asyncio.timeout(20):
+        while not relay._lying:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        task = await node.take()
+        await node.service.respond_query_task_completed(
+            RespondQueryTaskCompletedRequest(task_token=task.task_token, completed_type=ANSWERED)
+        )
+        await query
+    assert served == []
+
+
 async def test_an_answer_for_a_node_that_leaves_is_not_waited_for(
     two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,3 +279,20 @@ async def test_an_answer_for_a_node_that_leaves_is_not_waited_for(
         await settle()
         await leaving.node.neighbours._background.close()  # type: ignore[union-attr]
         assert await asyncio.gather(*asked) == [None, []]
+
+
+async def test_that_no_worker_is_there_is_not_said_while_a_node_does_not_answer(
+    two: tuple[Harness, Harness],
+) -> None:
+    asked, _ = two
+    neighbours = asked.node.neighbours
+    assert neighbours is not None
+    neighbours._living |= {1 << 40}  # it lives, and is slow
+    queue = asked.node.matching.queue("default", QUEUE, WORKFLOW)
+    question = asyncio.create_task(asked.service._polled_elsewhere(queue))
+    async with asyncio.timeout(20):
+        while not question.done():
+            await asked.clock.advance(0.5)
+            await asyncio.sleep(0.05)
+    with pytest.raises(Unavailable, match="Not all nodes"):
+        await question
