@@ -160,6 +160,10 @@ class Courier:
             self._overflow = False
             await self._read_more_or_later()
 
+    def holds(self, key: int) -> bool:
+        """Whether messages of a run are under way from here."""
+        return key in self._waiting
+
     async def delivered(self, key: int) -> None:
         """Wait until one run's messages are delivered, or the courier stops."""
         if key in self._waiting and not self._closed:

@@ -103,7 +103,7 @@ class Node:
             self.matching.arrived = neighbours.workers_arrived
             self.namespaces.spread = neighbours.spread_namespaces
             self.companions.has_worker = neighbours.has_worker
-        self.namespaces.changed = self.matching.configure_again
+        self.namespaces.changed = self._namespaces_changed
         self.service = WorkflowService(self)
         self.ended: asyncio.Event = asyncio.Event()
         self.ended_by: StoreError | None = None
@@ -194,6 +194,11 @@ class Node:
         """A queue comes into being: it follows what is set for it."""
         config = self.namespaces.task_queue(queue.key.namespace, queue_configs.name_of(queue.key))
         queue_configs.put_in_force(queue, config)
+
+    def _namespaces_changed(self) -> None:
+        """Another node changed one: this one does what its own calls do then."""
+        self.matching.configure_again()
+        self.purger.watch_retention()
 
     def _look_again(self) -> None:
         """A commit may be stored of which memory has not heard."""
