@@ -135,7 +135,7 @@ class Node:
             await self.alarms.open()
             self.purger.open()
         except BaseException:
-            await self.store.close()
+            await self._close()
             raise
 
     def end(self, reason: StoreError) -> None:
