@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 from api_stage import Stage, activity, child, execution, finish, names, soon, staged, virtual
 from google.protobuf.duration_pb2 import Duration
@@ -235,6 +237,98 @@ async def test_closed_runs_are_let_go_after_the_retention_and_open_ones_kept() -
         [left] = await stage.node.store.list_runs(Query("n"))
         assert left.workflow_id == "open"
         assert (await stage.describe("other")).workflow_execution_info.close_time
+
+
+async def close_in(stage: Stage, namespace: str, workflow_id: str) -> None:
+    """Start a run and end it."""
+    await start_in(stage, namespace, workflow_id)
+    await stage.api.terminate_workflow_execution(
+        TerminateWorkflowExecutionRequest(
+            namespace=namespace, workflow_execution=execution(workflow_id)
+        )
+    )
+
+
+@virtual
+async def test_retention_removes_runs_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged() as stage:
+        await register(stage, "n")
+        for number in range(130):
+            await close_in(stage, "n", f"w{number}")
+        store, removed = stage.node.store, []
+        delete = store.delete
+
+        async def counted(*keys: int) -> int:
+            removed.append(len(keys))
+            return await delete(*keys)
+
+        monkeypatch.setattr(store, "delete", counted)
+        await asyncio.sleep(26 * 3600)
+        assert await store.list_runs(Query("n")) == []
+        assert removed == [50, 50, 30]
+
+
+@virtual
+async def test_retention_goes_on_after_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with staged() as stage:
+        await register(stage, "n")
+        await close_in(stage, "n", "w")
+        with monkeypatch.context() as patched:
+            patched.delattr("perdure.service.deleting.position")
+            await asyncio.sleep(26 * 3600)
+        assert "runs of n cannot be let go" in caplog.text
+        await close_in(stage, "n", "later")
+        await asyncio.sleep(26 * 3600)
+        assert await stage.node.store.list_runs(Query("n")) == []
+
+
+@virtual
+async def test_a_run_that_cannot_be_read_is_removed_like_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with staged() as stage:
+        await register(stage, "n")
+        for workflow_id in ("bad", "good"):
+            await start_in(stage, "n", workflow_id)
+        bad = await stage.node.executions.resolve("n", "bad")
+        entry = stage.node.executions.cached(bad)
+        assert entry is not None
+        stage.node.executions.drop(entry)
+        load = stage.node.store.load
+
+        async def spoiled(key: int) -> object:
+            loaded = await load(key)
+            return msgspec.structs.replace(loaded, state=b"?") if key == bad and loaded else loaded
+
+        monkeypatch.setattr(stage.node.store, "load", spoiled)
+        await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="n"))
+        await stage.node.purger.start("n")
+        assert await stage.node.store.list_runs(Query("n")) == []
+
+
+@virtual
+async def test_a_run_that_cannot_be_removed_keeps_no_other_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with staged() as stage:
+        await register(stage, "n")
+        for workflow_id in ("bad", "good"):
+            await start_in(stage, "n", workflow_id)
+        bad = await stage.node.executions.resolve("n", "bad")
+        transact = stage.node.executions.transact
+
+        async def failing(key: int, operation: Any) -> Any:
+            if key == bad:
+                raise TypeError("unforeseen")
+            return await transact(key, operation)
+
+        monkeypatch.setattr(stage.node.executions, "transact", failing)
+        await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="n"))
+        await stage.node.purger.start("n")
+        [left] = await stage.node.store.list_runs(Query("n"))
+        assert left.workflow_id == "bad"
 
 
 @virtual

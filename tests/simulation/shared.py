@@ -394,6 +394,13 @@ class FakeSharing:
 
         return await self._do(work)
 
+    async def release_messages(self, ids: Sequence[int]) -> None:
+        async def work() -> None:
+            for message_id in ids:
+                self._database.message_leases.pop(message_id, None)
+
+        await self._do(work)
+
     async def permits(self, name: str, per_second: float, burst: int, wanted: int) -> int:
         async def work() -> int:
             now_ns, interval_ns = self._database.now_ns(), max(1, round(SECOND_NS / per_second))

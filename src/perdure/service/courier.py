@@ -6,8 +6,9 @@ dies in between, the row is read again by the next one, or by another node, and 
 recognises what it has seen.
 
 A courier delivers the messages of one sender one after the other. Of a sender whose transitions
-several nodes commit, each delivers its own, and one may overtake the other. Nothing here relies on
-more: a workflow that waits for the answer to a message sends the next one only then.
+several nodes commit, or whose messages several take over from one that died, each delivers its own,
+and one may overtake the other. Nothing here relies on more: a workflow that waits for the answer to
+a message sends the next one only then.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ _IDENTITY = "history-service"  # who Temporal's histories name for what a run do
 
 _NOT_THERE = 1  # EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND, of signals and of requests to cancel
 _AT_ONCE = 1_000  # messages read
+_PASSED_BY_MAX = 100_000  # the leases of more have to run out
 _TOO_MANY_SIGNALS = 3  # SIGNAL_COUNT_LIMIT_EXCEEDED
 _NO_NAMESPACE_TO_CANCEL = int(
     CancelCause.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
@@ -97,6 +99,7 @@ class Courier:
         self._waiting: dict[int, deque[tuple[int, outbox.Message]]] = {}  # by sender
         self._held: set[int] = set()  # row ids in memory
         self._overflow = False  # rows that memory had no room for are in the store
+        self._passed_by: list[int] = []  # such rows that this node has leased by its commit
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiters: dict[int, list[asyncio.Future[None]]] = {}
         self._closed = False
@@ -117,6 +120,8 @@ class Courier:
                 continue
             if self._overflow or len(self._held) >= self._settings.outbox_window:
                 self._overflow = True
+                if self._store.sharing is not None and len(self._passed_by) < _PASSED_BY_MAX:
+                    self._passed_by.append(row_id)
                 continue
             self._hold(row_id, key, message)
 
@@ -160,6 +165,10 @@ class Courier:
             self._overflow = False
             await self._read_more_or_later()
 
+    def holds(self, key: int) -> bool:
+        """Whether messages of a run are under way from here."""
+        return key in self._waiting
+
     async def delivered(self, key: int) -> None:
         """Wait until one run's messages are delivered, or the courier stops."""
         if key in self._waiting and not self._closed:
@@ -198,6 +207,9 @@ class Courier:
 
     async def _take_over(self, sharing: Sharing) -> None:
         """Take up what no node delivers."""
+        passed_by, self._passed_by = self._passed_by, []
+        if passed_by:
+            await sharing.release_messages(passed_by)
         while len(self._held) < self._settings.outbox_window:
             rows = await sharing.lease_messages(_AT_ONCE)
             for row in rows:
@@ -220,6 +232,17 @@ class Courier:
                 task.cancel()
             if late:
                 await asyncio.wait(late)
+        if self._store.sharing is not None:
+            await self._give_up(self._store.sharing)
+
+    async def _give_up(self, sharing: Sharing) -> None:
+        """Let other nodes deliver what this one will not."""
+        left = [*self._held, *self._passed_by]
+        try:
+            if left:
+                await sharing.release_messages(left)
+        except StoreError as error:  # they do it when the leases are over
+            log.warning("undelivered messages cannot be given up: %s", error)
 
     # -- one message -------------------------------------------------------------------------------
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import msgspec
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
     DeleteWorkflowExecutionResponse,
 )
 
-from perdure.api.errors import InvalidArgument, NotFound, RPCError, Unavailable
+from perdure.api.errors import DataLoss, InvalidArgument, NotFound, Unavailable
 from perdure.engine import lifecycle
 from perdure.engine.transition import Transition
 from perdure.service.clock import Alarm, sleep_until
 from perdure.service.reading import reading
-from perdure.store.contract import StoreError
+from perdure.store.contract import Record, StoreError
+from perdure.store.paging import position
 from perdure.store.query import And, Column, Compare, Order, Query
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ log = logging.getLogger("perdure.service")
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
 _PAGE = 200
+_AT_ONCE = 50  # runs removed in one transaction
 
 
 def _terminate(tx: Transition) -> None:
@@ -46,20 +50,33 @@ async def delete_run(node: Node, key: int) -> bool:
             await executions.transact(key, _terminate)
     except NotFound:
         pass  # it closed by itself, or somebody else deletes it
+    except DataLoss as error:
+        log.warning("a run that cannot be read is removed: %s", error.message)
+        return await _delete(node, key) > 0
     await node.courier.delivered(key)
     try:
-        entry = await executions.read(key)
+        await executions.read(key)
     except NotFound:
         return False
-    executions.drop(entry)
+    return await _delete(node, key) > 0
+
+
+async def _delete(node: Node, *keys: int) -> int:
+    """Remove runs that have nothing to say any more. Raises Unavailable."""
+    _forget(node, keys)
     try:
-        found = await node.store.delete(key)
+        found = await node.store.delete(*keys)
     except StoreError as error:
         raise Unavailable(f"The database cannot be written: {error}") from error
-    cached = executions.cached(key)
-    if cached is not None:  # loaded again while the store worked
-        executions.drop(cached)
+    _forget(node, keys)  # loaded again while the store worked
     return found
+
+
+def _forget(node: Node, keys: Iterable[int]) -> None:
+    for key in keys:
+        cached = node.executions.cached(key)
+        if cached is not None:
+            node.executions.drop(cached)
 
 
 class Purger:
@@ -107,7 +124,11 @@ class Purger:
 
     def _start_sweep(self) -> None:
         self._alarm = None
-        self._sweep = asyncio.get_running_loop().create_task(self._sweep_all())
+        neighbours = self._node.neighbours
+        if neighbours is None or neighbours.is_eldest:  # of several nodes one is enough
+            self._sweep = asyncio.get_running_loop().create_task(self._sweep_all())
+        else:
+            self.watch_retention()
 
     async def _sweep_all(self) -> None:
         node = self._node
@@ -116,23 +137,61 @@ class Purger:
                 before_ns = node.clock.now_ns() - namespace.retention_ns
                 closed = And((Compare(Column.CLOSE, ">", 0), Compare(Column.CLOSE, "<", before_ns)))
                 oldest = (Order(Column.CLOSE),)  # an index has them side by side
-                await self._purge(Query(namespace.name, closed, oldest, limit=_PAGE))
+                try:
+                    await self._purge(Query(namespace.name, closed, oldest, limit=_PAGE))
+                except Exception:  # the other namespaces', and the next sweep, are none the worse
+                    log.exception("runs of %s cannot be let go", namespace.name)
         self.watch_retention()
+
+    # -- removing ----------------------------------------------------------------------------------
 
     async def _purge(self, query: Query) -> None:
         """Remove all runs that a query selects."""
-        node = self._node
+        while await self._purge_once(query):
+            pass
+
+    async def _purge_once(self, query: Query) -> int:
+        """Page by page, and past runs that cannot be removed; how many were."""
+        node, removed = self._node, 0
         while True:
             try:
                 with reading():
                     found = await node.store.list_runs(query)
                 if not found:
-                    return
-                for record in found:
-                    await delete_run(node, record.key)
-            except RPCError as error:
+                    return removed
+                removed += await self._remove(found)
+                query = msgspec.structs.replace(query, after=position(query, found[-1]))
+            except Unavailable as error:
                 log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
                 await sleep_until(node.clock, node.clock.now_ns() + node.settings.retry_ns)
+
+    async def _remove(self, found: list[Record]) -> int:
+        """Remove a page of runs: closed ones together, some at a time, so that commits go on."""
+        done: list[int] = []
+        others: list[int] = []
+        for record in found:
+            is_done = record.close_ns and not self._is_at_work(record.key)
+            (done if is_done else others).append(record.key)
+        removed = 0
+        for first in range(0, len(done), _AT_ONCE):
+            removed += await _delete(self._node, *done[first : first + _AT_ONCE])
+        for key in others:
+            removed += await self._remove_one(key)
+        return removed
+
+    def _is_at_work(self, key: int) -> bool:
+        """Whether a closed run's last words are on their way from this node."""
+        cached = self._node.executions.cached(key)
+        return self._node.courier.holds(key) or (cached is not None and cached.unit is not None)
+
+    async def _remove_one(self, key: int) -> bool:
+        try:
+            return await delete_run(self._node, key)
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("run %d cannot be removed", key)
+            return False
 
 
 class DeleteRPCs:

@@ -24,7 +24,7 @@ from perdure.service.relay import RELAYED, NotHere, Relay, node_address, queue_a
 from perdure.service.watches import Watches
 from perdure.store import sharing as notices
 from perdure.store.contract import StoreError, StoreTooNew
-from perdure.store.sharing import Beat, Sharing
+from perdure.store.sharing import Beat, Queue, Sharing
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -34,6 +34,7 @@ log = logging.getLogger("perdure.service")
 BEAT_S: Final = 5.0
 _DEAF_BEAT_S: Final = 0.5
 _SWEEP_S: Final = 500.0
+_RENEWED_AT_ONCE: Final = 2_000
 _STICKY_PATIENCE_NS: Final = 1_000_000_000
 _HOLDER_PATIENCE_NS: Final = 2_000_000_000
 _SURVEY_PATIENCE_NS: Final = 1_000_000_000
@@ -55,10 +56,13 @@ class Neighbours:
         self._namespaces = ""
         self._schema = 0
         self._wake = asyncio.Event()
+        self._has_missed = False  # what others told
         self._sweep_pause_s = BEAT_S
         self._background = Background()
         self._heir = Heir(node, sharing)
-        self.relay = Relay(node, sharing, self._queue_addresses, self._background.spawn)
+        self.relay = Relay(
+            node, sharing, self._queue_addresses, self._takes, self._background.spawn
+        )
         self.watches = Watches(node.executions, sharing, self._run_changed)
 
     @property
@@ -110,6 +114,7 @@ class Neighbours:
         elif word == notices.NAMESPACES:
             self._background.spawn(self._read_namespaces())
         else:  # hello, or notices were missed
+            self._has_missed = True
             self._wake.set()
 
     async def _next_beat(self) -> None:
@@ -139,6 +144,7 @@ class Neighbours:
         had_company = self.has_company
         beat = await self._sharing.beat(matching.polled(), self.relay.addresses)
         if self.has_company != had_company:
+            self._has_missed = True
             matching.company_changed()
         self._follow_clock(beat, sent_ns)
         return beat
@@ -164,7 +170,8 @@ class Neighbours:
             self._background.spawn(self._read_namespaces())
         if beat.overdue:
             self._background.spawn(node.alarms.open())
-        self.watches.renew()
+        self.watches.renew(None if self._has_missed else _RENEWED_AT_ONCE)
+        self._has_missed = False
         node.companions.pass_on()
 
     async def _sweep(self) -> None:
@@ -206,8 +213,9 @@ class Neighbours:
         try:
             await node.executions.look_again(key)
             await node.companions.look_again(key)
-        except RPCError as error:  # who waits looks for itself, in time
+        except RPCError as error:
             log.warning("run %d cannot be read: %s", key, error.message)
+            self.watches.forget(key)
 
     # -- where a run's worker is -------------------------------------------------------------------
 
@@ -317,8 +325,11 @@ class Neighbours:
 
     def workers_arrived(self, queue: TaskQueue) -> None:
         """A queue has its first open poll: calls may wait for that."""
-        if queue.key.kind == WORKFLOW and self.has_company:
+        if queue.key.kind == WORKFLOW:  # even without company: a letter to who left may lie there
             self.relay.arrived(queue.key)
+
+    def _takes(self, queue: Queue) -> bool:
+        return self.is_here(queue[0], queue[1])
 
     def _queue_addresses(self) -> list[str]:
         return [

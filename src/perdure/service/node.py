@@ -106,7 +106,7 @@ class Node:
             self.matching.arrived = neighbours.workers_arrived
             self.namespaces.spread = neighbours.spread_namespaces
             self.companions.has_worker = neighbours.has_worker
-        self.namespaces.changed = self.matching.configure_again
+        self.namespaces.changed = self._namespaces_changed
         self.service = WorkflowService(self)
         self.ended: asyncio.Event = asyncio.Event()
         self.ended_by: StoreError | None = None
@@ -138,7 +138,7 @@ class Node:
             await self.alarms.open()
             self.purger.open()
         except BaseException:
-            await self.store.close()
+            await self._close()
             raise
 
     def end(self, reason: StoreError) -> None:
@@ -200,6 +200,11 @@ class Node:
         """A queue comes into being: it follows what is set for it."""
         config = self.namespaces.task_queue(queue.key.namespace, queue_configs.name_of(queue.key))
         queue_configs.put_in_force(queue, config)
+
+    def _namespaces_changed(self) -> None:
+        """Another node changed one: this one does what its own calls do then."""
+        self.matching.configure_again()
+        self.purger.watch_retention()
 
     def look_again(self) -> None:
         """A commit may be stored of which memory has not heard."""

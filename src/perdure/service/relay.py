@@ -87,6 +87,9 @@ def queue_address(queue: Queue) -> str:
     return msgspec.json.encode(queue).decode()
 
 
+_queue_of = msgspec.json.Decoder(Queue).decode
+
+
 class Relay:
     """Letters of this node.
 
@@ -94,6 +97,7 @@ class Relay:
         node: makes the calls that others ask for.
         sharing: carries the letters.
         addresses: where this node takes letters, beside its own.
+        takes: whether the address of a workflow task queue is one of them.
         spawn: runs something beside the calls.
     """
 
@@ -102,11 +106,13 @@ class Relay:
         node: Node,
         sharing: Sharing,
         addresses: Callable[[], list[str]],
+        takes: Callable[[Queue], bool],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._node = node
         self._sharing = sharing
         self._addresses = addresses
+        self._takes = takes
         self._spawn = spawn
         self._asked: dict[int, asyncio.Future[Reply | None]] = {}
         self._lying: dict[str, set[asyncio.Future[None]]] = {}  # letters of this node, by address
@@ -206,9 +212,12 @@ class Relay:
 
     def heard(self, address: str) -> None:
         """A letter was posted."""
-        if address in self.addresses:
+        if address.startswith(_NODE):
+            if address == node_address(self._sharing.node):
+                self.look()
+        elif self._takes(_queue_of(address)):
             self.look()
-        elif not address.startswith(_NODE):
+        else:
             self._wanted[address] = None
             if len(self._wanted) > _WANTED_MAX:  # it is found with the next beat
                 self._wanted.popitem(last=False)

@@ -288,10 +288,10 @@ class Store(Protocol):
     async def messages(self, after_id: int, limit: int) -> list[MessageRow]:
         """Undelivered outbox messages, oldest first."""
 
-    async def delete(self, key: int) -> bool:
-        """Remove a run with its items, history and messages; False when there is none.
+    async def delete(self, *keys: int) -> int:
+        """Remove runs with their items, history and messages; how many there were.
 
-        Its waiting tasks stay: they are stale now, and dropped when claimed.
+        Their waiting tasks stay: they are stale now, and dropped when claimed.
         """
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:

@@ -136,6 +136,9 @@ class Sharing(Protocol):
     async def lease_messages(self, limit: int) -> list[MessageRow]:
         """Messages that no node delivers, leased now."""
 
+    async def release_messages(self, ids: Sequence[int]) -> None:
+        """Give up leases: whoever looks next delivers these."""
+
     async def permits(self, name: str, per_second: float, burst: int, wanted: int) -> int:
         """Take up to so many of what a rate allows all nodes together; how many were there."""
 

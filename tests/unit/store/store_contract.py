@@ -130,7 +130,7 @@ class StoreContract:
         assert await store.load(4711) is None
         assert await store.find("default", "nobody") is None
         assert await store.history(4711, 1, 10, limit=10) == []
-        assert await store.delete(4711) is False
+        assert await store.delete(4711) == 0
 
     async def test_a_step_changes_what_it_names_and_nothing_else(self, store: Store) -> None:
         key = await store.allocate(1)
@@ -486,8 +486,8 @@ class StoreContract:
         write.wake_at_ns = 5
         write.put_messages = [MessageRow(key + 1, key, b"m")]
         await store.commit([[write]])
-        assert await store.delete(key) is True
-        assert await store.delete(key) is False
+        assert await store.delete(key) == 1
+        assert await store.delete(key) == 0
         assert await store.load(key) is None
         assert await store.find("default", f"workflow-{key}") is None
         assert await store.history(key, 1, 99, limit=99) == []
@@ -496,6 +496,14 @@ class StoreContract:
         assert await store.messages(0, 99) == []
         again = start(key + 2, workflow_id=f"workflow-{key}")
         assert await store.commit([[again]]) == []
+
+    async def test_runs_are_deleted_together(self, store: Store) -> None:
+        key = await store.allocate(4)
+        await store.commit([[start(key + n)] for n in range(3)])
+        assert await store.delete(key, key + 2, key + 3) == 2
+        assert [found.key for found in await store.list_runs(Query("default"))] == [key + 1]
+        assert await store.history(key + 1, 1, 99, limit=99)
+        assert await store.history(key + 2, 1, 99, limit=99) == []
 
     async def test_namespaces(self, store: Store) -> None:
         rows = [NamespaceRow("b", "2", b"two"), NamespaceRow("a", "1", b"one")]

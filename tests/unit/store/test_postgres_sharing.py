@@ -252,6 +252,14 @@ async def test_a_message_is_delivered_by_one_node(pair: Pair) -> None:
     assert not (await pair.two.sharing.beat([], [])).messages
 
 
+async def test_a_message_that_is_given_up_is_delivered_by_another_node(pair: Pair) -> None:
+    row = MessageRow(await pair.one.allocate(1), 1, b"m")
+    await new_run(pair.one, put_messages=[row])
+    await pair.one.sharing.release_messages([row.id, row.id + 10**9])
+    assert (await pair.two.sharing.beat([], [])).messages
+    assert await pair.two.sharing.lease_messages(9) == [row]
+
+
 async def test_letters_are_taken_once_in_order_and_by_address(pair: Pair) -> None:
     for number in range(3):
         await pair.one.sharing.post(Letter("two", b"%d" % number))

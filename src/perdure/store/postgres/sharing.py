@@ -129,6 +129,10 @@ class PostgresSharing:
         rows = await self._run(SQL["lease_messages"], limit, MESSAGE_LEASE_NS)
         return sorted((MessageRow(*row) for row in rows), key=lambda row: row.id)
 
+    async def release_messages(self, ids: Sequence[int]) -> None:
+        """Give up leases: whoever looks next delivers these."""
+        await self._run(SQL["release_messages"], list(ids))
+
     async def permits(self, name: str, per_second: float, burst: int, wanted: int) -> int:
         """Take up to so many of what a rate allows all nodes together; how many were there."""
         interval_ns = max(1, round(SECOND_NS / per_second))

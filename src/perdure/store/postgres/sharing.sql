@@ -67,6 +67,12 @@ UPDATE perdure.messages AS m SET leased_until_ns = {now} + $2::bigint
 FROM free WHERE m.id = free.id AND {quick}
 RETURNING m.id, m.key, m.body;
 
+-- name: release_messages
+WITH found AS (
+    SELECT id FROM perdure.messages WHERE id = ANY($1::bigint[]) FOR UPDATE SKIP LOCKED
+)
+UPDATE perdure.messages AS m SET leased_until_ns = 0 FROM found WHERE m.id = found.id AND {quick};
+
 -- name: rate
 SELECT {now}, coalesce((SELECT due_ns FROM perdure.rates WHERE name = $1), 0);
 

@@ -150,7 +150,8 @@ SELECT id, key, body FROM perdure.messages WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: delete
 WITH s AS (
-    SELECT key FROM perdure.states WHERE key = $1 AND {patient} FOR UPDATE
+    SELECT key FROM perdure.states WHERE key = ANY($1::bigint[]) AND {patient}
+    ORDER BY key FOR UPDATE
 ),
 ds AS (DELETE FROM perdure.states WHERE key IN (SELECT key FROM s)),
 di AS (DELETE FROM perdure.items WHERE key IN (SELECT key FROM s)),

@@ -138,9 +138,9 @@ class PostgresStore:
         self._next_id += count
         return first
 
-    async def delete(self, key: int) -> bool:
-        """Remove a run and everything of it but waiting tasks, which are stale by then."""
-        return bool(await self._write(_fetch, SQL["delete"], key))
+    async def delete(self, *keys: int) -> int:
+        """Remove runs and everything of them but waiting tasks, which are stale by then."""
+        return len(await self._write(_fetch, SQL["delete"], keys))
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`; tells the other nodes."""

@@ -205,17 +205,12 @@ class SqliteStore:
         self._next_id += count
         return first
 
-    async def delete(self, key: int) -> bool:
-        """Remove a run and everything of it but waiting tasks, which are stale by then."""
+    async def delete(self, *keys: int) -> int:
+        """Remove runs and everything of them but waiting tasks, which are stale by then."""
 
-        def work(db: sqlite3.Connection) -> bool:
+        def work(db: sqlite3.Connection) -> int:
             db.execute("BEGIN IMMEDIATE")
-            low = key << ITEM_BITS
-            found = db.execute(SQL["delete_record"], (key,)).rowcount > 0
-            db.execute(SQL["delete_state"], (key,))
-            db.execute(SQL["delete_items"], (low, low | MAX_ITEM_ID))
-            db.execute(SQL["delete_history"], (key,))
-            db.execute(SQL["delete_messages"], (key,))
+            found = sum(_delete(db, key) for key in keys)
             db.execute(SQL["put_meta"], ("position", self._position))
             return found
 
@@ -404,6 +399,16 @@ class SqliteStore:
 def open_read_only(path: str | Path) -> SqliteStore:
     """A store, still to be opened, to look into a file that another process may hold."""
     return SqliteStore(path, read_only=True)
+
+
+def _delete(db: sqlite3.Connection, key: int) -> bool:
+    low = key << ITEM_BITS
+    found = db.execute(SQL["delete_record"], (key,)).rowcount > 0
+    db.execute(SQL["delete_state"], (key,))
+    db.execute(SQL["delete_items"], (low, low | MAX_ITEM_ID))
+    db.execute(SQL["delete_history"], (key,))
+    db.execute(SQL["delete_messages"], (key,))
+    return found
 
 
 def _statement(name: str, *parameters: object) -> Callable[[sqlite3.Connection], int]:

@@ -1,0 +1,31 @@
+"""Two nodes, and closed runs that a namespace keeps for a while only."""
+
+from __future__ import annotations
+
+from harness import Harness, complete_command, settle
+from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest
+
+from perdure.store.postgres import PostgresStore
+from perdure.store.query import Query
+
+DAY_S = 86_400
+
+
+async def test_one_node_lets_closed_runs_go_though_another_was_told_of_the_retention(
+    postgres_dsn: str,
+) -> None:
+    eldest, younger = [await Harness(lambda: PostgresStore(postgres_dsn)).open() for _ in range(2)]
+    assert eldest.node.neighbours is not None
+    await eldest.node.neighbours._beat()
+    await younger.start()
+    await younger.complete(await younger.take(), complete_command())
+    request = UpdateNamespaceRequest(namespace="default")
+    request.config.workflow_execution_retention_ttl.FromSeconds(DAY_S)
+    await younger.service.update_namespace(request)
+    await younger.clock.advance(2 * DAY_S)
+    assert await younger.store.list_runs(Query("default"))  # one node is enough
+    await eldest.clock.advance(2 * DAY_S)
+    await settle()
+    assert await eldest.store.list_runs(Query("default")) == []
+    await younger.close()
+    await eldest.close()
