@@ -223,6 +223,14 @@ class _PostgresRendering(Rendering):
             f"WHERE {test}) END)"
         )
 
+    def after(self, query: Query, marks: tuple[Scalar | None, ...]) -> str:
+        if self._part.absent is None:
+            return super().after(query, marks)
+        if len(query.order) > 1:  # the first term is the same for all
+            rest = msgspec.structs.replace(query, order=query.order[1:])
+            return super().after(rest, marks[1:])
+        return f"key {'<' if query.order[0].descending else '>'} {self.bind(marks[-1])}"
+
     def sort_keys(self, field: Field, descending: bool) -> list[str]:
         if field == self._part.absent:
             return []
