@@ -2,9 +2,9 @@
 
 Runs with a common value of a custom attribute are found quickest in the order of the page, those
 with a rare one by an index, and the planner cannot tell well which it is. So a query for custom
-attributes takes a first look at the runs that come first; only when they do not fill the page is it
-asked in full. If they hardly began to fill it, it is asked without thought of the order: values may
-go with that, as those of times do.
+attributes takes a first look at the runs that come first, and a longer one if these have a fair
+share of the page. Only when they do not fill it is it asked in full: without thought of the order
+if there is an index, as values may go with the order, as those of times do.
 """
 
 from __future__ import annotations

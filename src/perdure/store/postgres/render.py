@@ -46,7 +46,10 @@ FIRST_LOOK: Final = 2_000
 """Runs that are looked through before a query for custom attributes is asked in full."""
 
 FAIR_SHARE: Final = 0.1
-"""Of a page: if the first look finds this, going on in its order will find the rest soon."""
+"""Of a page: if the first look finds this, a longer one will probably find the rest."""
+
+LONG_LOOK: Final = 20_000
+"""Runs that such a look goes through, at most: it ends as soon as it has the page."""
 
 _HINTED_MAX: Final = 100
 _INT64: Final = 1 << 63
@@ -64,8 +67,8 @@ def select_unordered(part: Part, limit: int) -> tuple[str, Parameters]:
     return rendering.select_unordered(_limited(part, limit)), rendering.parameters
 
 
-def first_look(part: Part, limit: int) -> tuple[str, Parameters] | None:
-    """The page of a query among the runs that come first, for those that are worth it.
+def look(part: Part, limit: int, runs: int = FIRST_LOOK) -> tuple[str, Parameters] | None:
+    """The page of a query among so many runs that come first, for those that are worth it.
 
     A full page is the answer; one that is not says nothing.
     """
@@ -73,7 +76,7 @@ def first_look(part: Part, limit: int) -> tuple[str, Parameters] | None:
     if found is None:
         return None
     rendering = _PostgresRendering(part)
-    return rendering.first_look(_limited(part, limit), *found), rendering.parameters
+    return rendering.look(_limited(part, limit), *found, runs), rendering.parameters
 
 
 def _limited(part: Part, limit: int) -> Query:
@@ -136,10 +139,10 @@ class _PostgresRendering(Rendering):
         hints = [self._hint(term) for term in conjuncts(query.where)]
         return " AND ".join([super().where(query), *filter(None, hints)])
 
-    def first_look(self, query: Query, inner: list[Condition], outer: list[Condition]) -> str:
+    def look(self, query: Query, inner: list[Condition], outer: list[Condition], runs: int) -> str:
         """See the function of this name; the conditions are those of all runs that are looked
         through, and those that are looked for."""
-        first = msgspec.structs.replace(query, where=And(tuple(inner)), limit=FIRST_LOOK)
+        first = msgspec.structs.replace(query, where=And(tuple(inner)), limit=runs)
         found, order = self.select(first), self.order(query)
         return (
             f"SELECT * FROM ({found}) AS first WHERE {self.condition(And(tuple(outer)))} "

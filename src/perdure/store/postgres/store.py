@@ -227,15 +227,21 @@ class PostgresStore:
 
     async def _part(self, part: Part, limit: int) -> list[Any]:
         select = render.select
-        look = render.first_look(part, limit)
+        look = render.look(part, limit)
         if look is not None:
             rows = await self._read_planned(look[0], *look[1])
+            if limit * render.FAIR_SHARE <= len(rows) < limit:
+                rows = await self._long_look(part, limit)
             if len(rows) == limit:
                 return rows
-            if len(rows) < limit * render.FAIR_SHARE and is_served(part, self._indexes.ready):
+            if is_served(part, self._indexes.ready):
                 select = render.select_unordered
         statement, parameters = select(part, limit)
         return await self._read_planned(statement, *parameters)
+
+    async def _long_look(self, part: Part, limit: int) -> list[Any]:
+        look = render.look(part, limit, render.LONG_LOOK)
+        return [] if look is None else await self._read_planned(look[0], *look[1])
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
         """The number of runs, per group."""
