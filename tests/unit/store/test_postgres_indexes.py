@@ -16,6 +16,7 @@ from store_contract import record, start
 from perdure.store.contract import Write
 from perdure.store.postgres import PostgresStore, indexes, render
 from perdure.store.postgres.indexes import PREFIX, name_of, plan
+from perdure.store.postgres.parts import parts
 from perdure.store.query import (
     And,
     Column,
@@ -128,7 +129,7 @@ async def fill(store: PostgresStore) -> int:
 async def plans(dsn: str, query: Query) -> list[str]:
     """How the parts of a query are found."""
     found = []
-    for part in render.parts(query):
+    for part in parts(query):
         statement, parameters = render.select(part, query.limit)
         rows = await fetch(dsn, f"EXPLAIN {statement}", *parameters)
         found.append("\n".join(row[0] for row in rows))

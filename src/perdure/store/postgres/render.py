@@ -4,25 +4,25 @@ Some conditions are said twice: exactly, and in a weaker form that an index can 
 Conditions on custom attributes are said so that the indexes of `indexes.py` can serve them, where
 there are any; the statement has to be planned for its parameters then, as the attributes' names are
 among them.
-
-Runs with a common value are found quickest in the order of the page, those with a rare one by an
-index, and the planner cannot tell well which it is. So a query for custom attributes takes a
-`first_look` at the runs that come first; only when they do not fill the page is it asked in full.
-If they hardly began to fill it, it is asked without thought of the order: values may go with that,
-as those of times do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final
 
 import msgspec
 
-from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_ZERO, sort_terms
 from perdure.store.postgres import custom
+from perdure.store.postgres.parts import (
+    EMPTY,
+    Part,
+    conjuncts,
+    is_stored_empty,
+    looked_through,
+    rank,
+)
 from perdure.store.query import (
     And,
     Column,
@@ -34,7 +34,6 @@ from perdure.store.query import (
     IsNull,
     Kind,
     Not,
-    Or,
     Query,
     Scalar,
     StartsWith,
@@ -47,51 +46,13 @@ FIRST_LOOK: Final = 2_000
 """Runs that are looked through before a query for custom attributes is asked in full."""
 
 FAIR_SHARE: Final = 0.1
-"""Of a page: if the first look finds this, going on in its order will find the rest soon."""
+"""Of a page: if the first look finds this, a longer one will probably find the rest."""
+
+LONG_LOOK: Final = 20_000
+"""Runs that such a look goes through, at most: it ends as soon as it has the page."""
 
 _HINTED_MAX: Final = 100
 _INT64: Final = 1 << 63
-
-
-class Part(NamedTuple):
-    """A query, or what it asks of some runs.
-
-    Attributes:
-        query: which, apart from its limit.
-        present: an attribute that they all have.
-        absent: one that none of them has.
-    """
-
-    query: Query
-    present: Custom | None = None
-    absent: Custom | None = None
-
-
-def parts(query: Query) -> list[Part]:
-    """Queries whose answers, one behind the other, are a query's.
-
-    Runs that have the attribute by which they are ordered come from its index; so those that have
-    none are asked for on their own.
-    """
-    field = query.order[0].field if query.order else None
-    if not isinstance(field, Custom):
-        return [Part(query)]
-    descending = query.order[0].descending
-    mark = query.after[0] if query.after else None
-    present = Part(_and(query, Not(IsNull(field))), present=field)
-    absent = Part(_and(query, IsNull(field)), absent=field)
-    if query.after is None:
-        return [present, absent] if descending else [absent, present]
-    if _rank(field, mark) is None:
-        rest = msgspec.structs.replace(present.query, after=None)
-        return [absent] if descending else [absent, Part(rest, present=field)]
-    rest = msgspec.structs.replace(absent.query, after=None)
-    return [present, Part(rest, absent=field)] if descending else [present]
-
-
-def _and(query: Query, condition: Condition) -> Query:
-    terms = (condition,) if query.where is None else (query.where, condition)
-    return msgspec.structs.replace(query, where=And(terms))
 
 
 def select(part: Part, limit: int) -> tuple[str, Parameters]:
@@ -106,25 +67,16 @@ def select_unordered(part: Part, limit: int) -> tuple[str, Parameters]:
     return rendering.select_unordered(_limited(part, limit)), rendering.parameters
 
 
-def is_served(part: Part, indexed: Collection[Custom]) -> bool:
-    """Whether an index finds just the runs that some condition of a query lets pass."""
-    terms = _conjuncts(part.query.where)
-    return any(_is_served(term, indexed) for term in terms if not _is_about(part, term))
-
-
-def first_look(part: Part, limit: int) -> tuple[str, Parameters] | None:
-    """The page of a query among the runs that come first, for those that are worth it.
+def look(part: Part, limit: int, runs: int = FIRST_LOOK) -> tuple[str, Parameters] | None:
+    """The page of a query among so many runs that come first, for those that are worth it.
 
     A full page is the answer; one that is not says nothing.
     """
-    terms = _conjuncts(part.query.where)
-    is_custom = any(_is_custom(term) and not _is_about(part, term) for term in terms)
-    if not is_custom or limit > FIRST_LOOK or not _has_index(_leader(part.query)):
+    found = looked_through(part) if limit <= FIRST_LOOK else None
+    if found is None:
         return None
-    inner = _in_order(part, terms)
-    outer = [term for term in terms if term not in inner]
     rendering = _PostgresRendering(part)
-    return rendering.first_look(_limited(part, limit), inner, outer), rendering.parameters
+    return rendering.look(_limited(part, limit), *found, runs), rendering.parameters
 
 
 def _limited(part: Part, limit: int) -> Query:
@@ -184,13 +136,13 @@ class _PostgresRendering(Rendering):
     # -- what indexes serve ------------------------------------------------------------------------
 
     def where(self, query: Query) -> str:
-        hints = [self._hint(term) for term in _conjuncts(query.where)]
+        hints = [self._hint(term) for term in conjuncts(query.where)]
         return " AND ".join([super().where(query), *filter(None, hints)])
 
-    def first_look(self, query: Query, inner: list[Condition], outer: list[Condition]) -> str:
+    def look(self, query: Query, inner: list[Condition], outer: list[Condition], runs: int) -> str:
         """See the function of this name; the conditions are those of all runs that are looked
         through, and those that are looked for."""
-        first = msgspec.structs.replace(query, where=And(tuple(inner)), limit=FIRST_LOOK)
+        first = msgspec.structs.replace(query, where=And(tuple(inner)), limit=runs)
         found, order = self.select(first), self.order(query)
         return (
             f"SELECT * FROM ({found}) AS first WHERE {self.condition(And(tuple(outer)))} "
@@ -220,12 +172,12 @@ class _PostgresRendering(Rendering):
             )
             return f"(search_attributes <> '{{}}' AND ({tests}))"
         match term:
-            case Compare(Column() as field, op, value) if field in _EMPTY:
-                return f"({field} > {_EMPTY[field]} AND {field} {op} {self.bind(value)})"
-            case IsNull(Column() as field) if field in _EMPTY:
-                return f"({field} = {_EMPTY[field]})"
-            case Not(IsNull(Column() as field)) if field in _EMPTY:
-                return f"({field} > {_EMPTY[field]})"
+            case Compare(Column() as field, op, value) if field in EMPTY:
+                return f"({field} > {EMPTY[field]} AND {field} {op} {self.bind(value)})"
+            case IsNull(Column() as field) if field in EMPTY:
+                return f"({field} = {EMPTY[field]})"
+            case Not(IsNull(Column() as field)) if field in EMPTY:
+                return f"({field} > {EMPTY[field]})"
             case Compare(Custom(_, Kind.LIST) as field) | StartsWith(Custom(_, Kind.LIST) as field):
                 return f"(NOT {self.has_no(field)})"
             case Not(
@@ -256,13 +208,13 @@ class _PostgresRendering(Rendering):
     def ranked(self, field: Field, value: Scalar | None = None) -> str:
         if isinstance(field, Custom):
             return custom.ordered(field.kind, self._json(field))
-        return field.value if _is_stored_empty(field) else super().ranked(field, value)
+        return field.value if is_stored_empty(field) else super().ranked(field, value)
 
     def rank(self, field: Field, value: Scalar | None) -> Scalar | None:
-        return _rank(field, value)
+        return rank(field, value)
 
     def may_be_null(self, field: Field) -> bool:
-        return nullable(field) and not _is_stored_empty(field) and field != self._part.present
+        return nullable(field) and not is_stored_empty(field) and field != self._part.present
 
     def any_member(self, field: Custom, test: str) -> str:
         found = self._json(field)
@@ -274,11 +226,19 @@ class _PostgresRendering(Rendering):
             f"WHERE {test}) END)"
         )
 
+    def after(self, query: Query, marks: tuple[Scalar | None, ...]) -> str:
+        if self._part.absent is None:
+            return super().after(query, marks)
+        if len(query.order) > 1:  # the first term is the same for all
+            rest = msgspec.structs.replace(query, order=query.order[1:])
+            return super().after(rest, marks[1:])
+        return f"key {'<' if query.order[0].descending else '>'} {self.bind(marks[-1])}"
+
     def sort_keys(self, field: Field, descending: bool) -> list[str]:
         if field == self._part.absent:
             return []
         nulls = f" NULLS {'LAST' if descending else 'FIRST'}" if nullable(field) else ""
-        if _is_stored_empty(field):
+        if is_stored_empty(field):
             nulls = ""
         return [f"{self.ranked(field)} {way(descending)}{nulls}"]
 
@@ -286,115 +246,10 @@ class _PostgresRendering(Rendering):
         return f"({self._json(field)})" if isinstance(field, Custom) else self.field(field)
 
 
-# Columns by which runs are indexed, and then by their start; first those that tell most.
-_LEADING: Final = (
-    Column.WORKFLOW_ID,
-    Column.PARENT_WORKFLOW_ID,
-    Column.STATUS,
-    Column.WORKFLOW_TYPE,
-    Column.TASK_QUEUE,
-)
-
-# How columns hold that there is no value: as the least of all, so that the order is right with it.
-_EMPTY: Final[dict[Field, str]] = {
-    **dict.fromkeys(NULL_WHEN_ZERO, "0"),
-    **dict.fromkeys(NULL_WHEN_EMPTY, "''"),
-}
-
-
-def _is_stored_empty(field: Field) -> TypeGuard[Column]:
-    return field in _EMPTY
-
-
-def _rank(field: Field, value: Scalar | None) -> Scalar | None:
-    """A value as it is ordered; None for one that the field cannot have."""
-    if isinstance(field, Custom):
-        if isinstance(value, str):
-            return value[: custom.TEXT_MAX] if field.kind is Kind.TEXT else None
-        return value if field.kind is Kind.NUMBER else None
-    if value is None and _is_stored_empty(field):
-        return 0 if field in NULL_WHEN_ZERO else ""
-    return value
-
-
 def _are_ordered(field: Custom, values: tuple[Scalar, ...]) -> bool:
     """Whether these are values of a kind that has an order, and not too many."""
     is_text = {isinstance(value, str) for value in values}
     return not field.is_list and len(is_text) == 1 and len(values) <= _HINTED_MAX
-
-
-def _leader(query: Query) -> Field:
-    """By what a query's runs are ordered first."""
-    return sort_terms(query)[0].field
-
-
-def _has_index(leader: Field) -> bool:
-    return leader in (Column.START, Column.CLOSE) or isinstance(leader, Custom)
-
-
-def _in_order(part: Part, terms: list[Condition]) -> list[Condition]:
-    """The conditions with which an index still gives runs in their order, one after the other.
-
-    With others it might have to pass over most of the table.
-    """
-    leader = _leader(part.query)
-    kept = [term for term in terms if _is_about(part, term) or _column(term) is leader]
-    if leader is Column.START:
-        equal = [term for term in terms if isinstance(term, Compare) and term.op == "="]
-        leading = [term for column in _LEADING for term in equal if term.field is column]
-        kept += leading[:1]
-    return kept
-
-
-def _column(term: Condition) -> Column | None:
-    match term:
-        case Compare(Column() as column) | IsNull(Column() as column):
-            return column
-        case Not(IsNull(Column() as column)):
-            return column
-    return None
-
-
-def _is_custom(term: Condition) -> bool:
-    """Whether a condition is about custom attributes."""
-    match term:
-        case And(terms) | Or(terms):
-            return any(map(_is_custom, terms))
-        case Not(inner):
-            return _is_custom(inner)
-        case Compare(field) | In(field) | StartsWith(field) | IsNull(field):
-            return isinstance(field, Custom)
-
-
-def _is_served(term: Condition, indexed: Collection[Custom]) -> bool:
-    match term:
-        case And(terms):
-            return any(_is_served(one, indexed) for one in terms)
-        case Or(terms):
-            return bool(terms) and all(_is_served(one, indexed) for one in terms)
-        case Not(IsNull(Custom() as field)):
-            return field in indexed
-        case Not(Compare() | In() | StartsWith() as inner):
-            return _is_served(inner, indexed)
-        case Compare(Custom() as field) | In(Custom() as field) | StartsWith(Custom() as field):
-            return field in indexed and not field.is_list
-    return False
-
-
-def _is_about(part: Part, term: Condition) -> bool:
-    """Whether a condition is the one that makes a query's part."""
-    if part.present is not None:
-        return term == Not(IsNull(part.present))
-    return part.absent is not None and term == IsNull(part.absent)
-
-
-def _conjuncts(condition: Condition | None) -> list[Condition]:
-    """The conditions that must all hold."""
-    if condition is None:
-        return []
-    if isinstance(condition, And):
-        return [one for term in condition.terms for one in _conjuncts(term)]
-    return [condition]
 
 
 def _contained(term: Condition) -> list[str]:

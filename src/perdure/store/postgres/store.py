@@ -30,6 +30,7 @@ from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.indexes import Indexes
+from perdure.store.postgres.parts import Part, is_served, parts
 from perdure.store.postgres.settling import settle
 from perdure.store.postgres.sharing import PostgresSharing, notice_of
 from perdure.store.postgres.statements import STATEMENTS as SQL
@@ -228,25 +229,29 @@ class PostgresStore:
     async def list_runs(self, query: Query) -> list[Record]:
         """A page of runs; see Query."""
         rows: list[Any] = []
-        for part in render.parts(query):
+        for part in parts(query):
             rows += await self._part(part, query.limit - len(rows))
             if len(rows) == query.limit:
                 break
         return [reads.to_record(row) for row in rows]
 
-    async def _part(self, part: render.Part, limit: int) -> list[Any]:
+    async def _part(self, part: Part, limit: int) -> list[Any]:
         select = render.select
-        look = render.first_look(part, limit)
+        look = render.look(part, limit)
         if look is not None:
             rows = await self._read_planned(look[0], *look[1])
+            if limit * render.FAIR_SHARE <= len(rows) < limit:
+                rows = await self._long_look(part, limit)
             if len(rows) == limit:
                 return rows
-            if len(rows) < limit * render.FAIR_SHARE and render.is_served(
-                part, self._indexes.ready
-            ):
+            if is_served(part, self._indexes.ready):
                 select = render.select_unordered
         statement, parameters = select(part, limit)
         return await self._read_planned(statement, *parameters)
+
+    async def _long_look(self, part: Part, limit: int) -> list[Any]:
+        look = render.look(part, limit, render.LONG_LOOK)
+        return [] if look is None else await self._read_planned(look[0], *look[1])
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
         """The number of runs, per group."""
