@@ -1,8 +1,8 @@
 -- Every fixed statement of the PostgreSQL store but the commit's, by name. List and count are
--- rendered in render.py, the commit is put together in batch.py.
+-- rendered in render.py, the commit is put together in batch.py. {record} is the fields of Record.
 
 -- name: insert_records
-INSERT INTO perdure.runs
+INSERT INTO perdure.runs ({record})
 SELECT
     key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ns, execution_ns,
     close_ns, history_length, history_size_bytes, transition_count, parent_workflow_id,
@@ -72,7 +72,7 @@ CROSS JOIN LATERAL (
 
 -- name: load
 -- One snapshot of everything, in one answer.
-SELECT s.version, s.wake_at_ns, s.state, r.*, (
+SELECT s.version, s.wake_at_ns, s.state, {r.record}, (
     SELECT array_agg((i.id, i.body) ORDER BY i.id) FROM perdure.items AS i WHERE i.key = s.key
 ) AS items
 FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key WHERE s.key = $1;

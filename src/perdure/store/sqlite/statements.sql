@@ -70,7 +70,7 @@ SELECT key FROM runs WHERE namespace = ? AND workflow_id = ?
 ORDER BY start_ns DESC, key DESC LIMIT 1;
 
 -- name: load_record
-SELECT * FROM runs WHERE key = ?;
+SELECT {record} FROM runs WHERE key = ?;
 
 -- name: load_state
 SELECT version, wake_at_ns, state FROM states WHERE key = ?;
