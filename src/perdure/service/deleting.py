@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionRequest,
@@ -16,11 +16,12 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.errors import InvalidArgument, NotFound, RPCError, Unavailable
+from perdure.api.times import MILLISECOND_NS
 from perdure.engine import lifecycle
 from perdure.engine.transition import Transition
 from perdure.service.clock import Alarm, sleep_until
 from perdure.service.reading import reading
-from perdure.store.contract import StoreError
+from perdure.store.contract import StoreError, StoreUndelivered
 from perdure.store.query import And, Column, Compare, Order, Query
 
 if TYPE_CHECKING:
@@ -31,14 +32,20 @@ log = logging.getLogger("perdure.service")
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
 _PAGE = 200
+_LOOKS: Final = 20
+_LOOK_EVERY_NS: Final = 250 * MILLISECOND_NS
 
 
 def _terminate(tx: Transition) -> None:
     lifecycle.terminate(tx, REASON, None, IDENTITY)
 
 
+class Undelivered(Unavailable):
+    """What a run told others is not delivered yet; it can be deleted afterwards."""
+
+
 async def delete_run(node: Node, key: int) -> bool:
-    """Remove a run; False when it is gone already. Raises Unavailable."""
+    """Remove a run; False when it is gone already. Raises Unavailable, Undelivered."""
     executions = node.executions
     try:
         entry = await executions.read(key)
@@ -46,7 +53,26 @@ async def delete_run(node: Node, key: int) -> bool:
             await executions.transact(key, _terminate)
     except NotFound:
         pass  # it closed by itself, or somebody else deletes it
-    await node.courier.delivered(key)
+    for _ in range(_LOOKS):
+        await node.courier.delivered(key)
+        try:
+            return await _remove(node, key)
+        except StoreUndelivered:  # by another node, or one that died with them
+            await sleep_until(node.clock, node.clock.now_ns() + _LOOK_EVERY_NS)
+            await _reread(node)
+    raise Undelivered("What the run told others is not delivered yet; try again.")
+
+
+async def _reread(node: Node) -> None:
+    try:
+        await node.courier.reread()
+    except StoreError as error:
+        raise Unavailable(f"The database cannot be read: {error}") from error
+
+
+async def _remove(node: Node, key: int) -> bool:
+    """Remove a closed run. Raises Unavailable, and StoreUndelivered."""
+    executions = node.executions
     try:
         entry = await executions.read(key)
     except NotFound:
@@ -54,6 +80,8 @@ async def delete_run(node: Node, key: int) -> bool:
     executions.drop(entry)
     try:
         found = await node.store.delete(key)
+    except StoreUndelivered:
+        raise
     except StoreError as error:
         raise Unavailable(f"The database cannot be written: {error}") from error
     cached = executions.cached(key)
@@ -124,15 +152,29 @@ class Purger:
         node = self._node
         while True:
             try:
-                with reading():
-                    found = await node.store.list_runs(query)
-                if not found:
+                if not await self._purge_page(query):
                     return
-                for record in found:
-                    await delete_run(node, record.key)
             except RPCError as error:
                 log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
                 await sleep_until(node.clock, node.clock.now_ns() + node.settings.retry_ns)
+
+    async def _purge_page(self, query: Query) -> bool:
+        """Remove the first runs that a query selects; False when there are none.
+
+        Raises Unavailable; Undelivered when all others were removed.
+        """
+        node = self._node
+        with reading():
+            found = await node.store.list_runs(query)
+        kept: Undelivered | None = None
+        for record in found:
+            try:
+                await delete_run(node, record.key)
+            except Undelivered as error:
+                kept = error
+        if kept is not None:
+            raise kept
+        return bool(found)
 
 
 class DeleteRPCs:

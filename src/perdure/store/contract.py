@@ -186,6 +186,10 @@ class StoreTooNew(StoreError):
     """The database has a newer schema than this perdure knows."""
 
 
+class StoreUndelivered(StoreError):
+    """A run cannot be deleted: messages that it sent are not delivered yet."""
+
+
 class Store(Protocol):
     """The seam. Every store passes the suite in ``tests/unit/store/store_contract.py``.
 
@@ -269,9 +273,10 @@ class Store(Protocol):
         """Undelivered outbox messages, oldest first."""
 
     async def delete(self, key: int) -> bool:
-        """Remove a run with its items, history and messages; False when there is none.
+        """Remove a run with its items and history; False when there is none.
 
-        Its waiting tasks stay: they are stale now, and dropped when claimed.
+        Its waiting tasks stay: they are stale now, and dropped when claimed. Raises
+        StoreUndelivered, with nothing changed, while it has messages.
         """
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from store_contract import closed, start, step
 
-from perdure.store.contract import NOBODY, OTHERS, THIS_NODE
+from perdure.store.contract import NOBODY, OTHERS, THIS_NODE, MessageRow, StoreUndelivered
 from perdure.store.postgres import PostgresStore, sharing
 from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
 from perdure.store.sharing import Beat
@@ -244,3 +244,45 @@ async def test_a_run_that_workers_of_two_nodes_hold_is_looked_at_when_any_node_d
     assert await one.sharing.orphans() == []
     await two.sharing.bury([two.node])
     assert await one.sharing.orphans() == [key]
+
+
+# -- deleting --------------------------------------------------------------------------------------
+
+
+async def test_what_a_commit_adds_while_its_run_is_to_be_deleted_is_seen(stage: Stage) -> None:
+    one = stage.one
+    key = await new_run(one)
+    async with stage.look.transaction():  # another node's commit
+        await stage.look.execute(
+            f"UPDATE perdure.states SET version = 2 WHERE key = {key};"
+            f"INSERT INTO perdure.items (key, id, body) VALUES ({key}, 1, 'item')"
+        )
+        deleting = asyncio.create_task(one.delete(key))
+        await stage.somebody_waits()
+    assert await deleting
+    assert await stage.look.fetchval("SELECT count(*) FROM perdure.items") == 0
+    key = await new_run(one)
+    async with stage.look.transaction():
+        await stage.look.execute(
+            f"UPDATE perdure.states SET version = 2 WHERE key = {key};"
+            f"INSERT INTO perdure.messages (id, key, body) VALUES (77, {key}, 'message')"
+        )
+        deleting = asyncio.create_task(one.delete(key))
+        await stage.somebody_waits()
+    with pytest.raises(StoreUndelivered):
+        await deleting
+    assert await one.messages(0, 9) == [MessageRow(77, key, b"message")]
+
+
+async def test_messages_whose_sender_is_gone_are_swept(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = await new_run(stage.one)
+    kept = MessageRow(await stage.one.allocate(1), key, b"kept")
+    await stage.one.commit([[step(key, 1, put_messages=[kept])]])
+    await stage.look.execute(
+        f"INSERT INTO perdure.messages (id, key, body) VALUES (1, {key + 1}, 'lost')"
+    )
+    monkeypatch.setattr(sharing, "_SWEEP_EVERY", 1)
+    await beat(stage.two)
+    assert await stage.one.messages(0, 9) == [kept]

@@ -19,7 +19,14 @@ from typing import Any, Final
 
 import asyncpg
 
-from perdure.store.contract import THIS_NODE, MessageRow, Record, TaskRow, Unit
+from perdure.store.contract import (
+    THIS_NODE,
+    MessageRow,
+    Record,
+    StoreUndelivered,
+    TaskRow,
+    Unit,
+)
 from perdure.store.folding import (
     ITEM_BITS,
     MAX_ITEM_ID,
@@ -59,6 +66,21 @@ async def write_batch(
     """
     try:
         return await _write_batch(connection, units, node, notice)
+    finally:
+        await _leave_transaction(connection)
+
+
+async def delete_run(connection: Any, key: int) -> bool:
+    """Remove a run but its waiting tasks; False when there is none. See Store.delete."""
+    try:
+        await _begin(connection, ())
+        if not await connection.fetch(SQL["lock_run"], key):
+            return False
+        if await connection.fetchval(SQL["has_messages"], key):
+            raise StoreUndelivered(f"run {key} has messages that are not delivered yet")
+        await connection.fetch(SQL["delete"], key)
+        await connection.execute("COMMIT")
+        return True
     finally:
         await _leave_transaction(connection)
 

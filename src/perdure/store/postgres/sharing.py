@@ -156,6 +156,7 @@ class PostgresSharing:
         if self._beats % _SWEEP_EVERY == 0:
             await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
             await self._run(SQL["sweep_tasks"])
+            await self._run(SQL["sweep_messages"])
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
         began_s = asyncio.get_running_loop().time()
         rows = await self._run(

@@ -153,6 +153,13 @@ DELETE FROM perdure.tasks WHERE id IN (
     LIMIT 1000 FOR UPDATE OF t SKIP LOCKED
 );
 
+-- name: sweep_messages
+-- No run that has messages is deleted, but former versions did so: nobody can deliver them.
+DELETE FROM perdure.messages WHERE id IN (
+    SELECT m.id FROM perdure.messages AS m LEFT JOIN perdure.states AS s ON s.key = m.key
+    WHERE s.key IS NULL LIMIT 1000 FOR UPDATE OF m SKIP LOCKED
+);
+
 -- name: orphans
 SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
 WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (

@@ -128,15 +128,18 @@ GROUP BY 1, 2, 3, 4, 5 ORDER BY 4, 5;
 -- name: messages
 SELECT id, key, body FROM perdure.messages WHERE id > $1 ORDER BY id LIMIT $2;
 
+-- name: lock_run
+-- What is read and deleted afterwards is what the commit left that was waited for here.
+SELECT key FROM perdure.states WHERE key = $1 FOR UPDATE;
+
+-- name: has_messages
+SELECT EXISTS (SELECT FROM perdure.messages WHERE key = $1);
+
 -- name: delete
-WITH s AS (
-    SELECT key FROM perdure.states WHERE key = $1 AND {patient} FOR UPDATE
-),
-ds AS (DELETE FROM perdure.states WHERE key IN (SELECT key FROM s)),
-di AS (DELETE FROM perdure.items WHERE key IN (SELECT key FROM s)),
-dh AS (DELETE FROM perdure.history WHERE key IN (SELECT key FROM s)),
-dm AS (DELETE FROM perdure.messages WHERE key IN (SELECT key FROM s))
-DELETE FROM perdure.runs WHERE key IN (SELECT key FROM s) RETURNING key;
+WITH ds AS (DELETE FROM perdure.states WHERE key = $1),
+di AS (DELETE FROM perdure.items WHERE key = $1),
+dh AS (DELETE FROM perdure.history WHERE key = $1)
+DELETE FROM perdure.runs WHERE key = $1;
 
 -- name: put_namespace
 WITH written AS (

@@ -25,7 +25,7 @@ from perdure.store.contract import (
     Unit,
 )
 from perdure.store.postgres import connections, reads, render, schema
-from perdure.store.postgres.batch import write_batch
+from perdure.store.postgres.batch import delete_run, write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
@@ -132,7 +132,7 @@ class PostgresStore:
 
     async def delete(self, key: int) -> bool:
         """Remove a run and everything of it but waiting tasks, which are stale by then."""
-        return bool(await self._write(_fetch, SQL["delete"], key))
+        return bool(await self._write(delete_run, key))
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`; tells the other nodes."""

@@ -142,8 +142,8 @@ DELETE FROM items WHERE id BETWEEN ? AND ?;
 -- name: delete_history
 DELETE FROM history WHERE key = ?;
 
--- name: delete_messages
-DELETE FROM messages WHERE key = ?;
+-- name: has_messages
+SELECT EXISTS (SELECT 1 FROM messages WHERE key = ?);
 
 -- name: put_namespace
 INSERT INTO namespaces (name, id, body) VALUES (?, ?, ?)

@@ -39,6 +39,7 @@ from perdure.store.contract import (
     Record,
     StoreError,
     StoreUnavailable,
+    StoreUndelivered,
     TaskRow,
     Unit,
 )
@@ -206,12 +207,13 @@ class SqliteStore:
 
         def work(db: sqlite3.Connection) -> bool:
             db.execute("BEGIN IMMEDIATE")
+            if db.execute(SQL["has_messages"], (key,)).fetchone()[0]:
+                raise StoreUndelivered(f"run {key} has messages that are not delivered yet")
             low = key << ITEM_BITS
             found = db.execute(SQL["delete_record"], (key,)).rowcount > 0
             db.execute(SQL["delete_state"], (key,))
             db.execute(SQL["delete_items"], (low, low | MAX_ITEM_ID))
             db.execute(SQL["delete_history"], (key,))
-            db.execute(SQL["delete_messages"], (key,))
             db.execute(SQL["put_meta"], ("position", self._position))
             return found
 
