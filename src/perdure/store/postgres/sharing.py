@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
-from perdure.store.contract import MessageRow, TaskRow
+from perdure.store.contract import MessageRow, StoreError, StoreUnavailable, TaskRow
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.leases import (
     ALARM_LEASE_NS,
@@ -152,20 +152,14 @@ class PostgresSharing:
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
         """Give a sign of life, and hear what waits. Raises StoreTooNew."""
-        self._beats += 1
-        if self._beats % _SWEEP_EVERY == 0:
-            await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
-            await self._run(SQL["sweep_tasks"])
-            await self._run(SQL["sweep_messages"])
-        columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
-        began_s = asyncio.get_running_loop().time()
-        rows = await self._run(
-            SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
-            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
-            *self._judges_ns,
-        )  # fmt: skip
-        self._listening.echo_sent(began_s)
-        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = rows[0][:-2]
+        try:
+            row = await self._beat(queues, addresses)
+        except StoreUnavailable:
+            raise
+        except StoreError:  # perhaps a later version changed what it reads
+            await self._check_version()
+            raise
+        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = row[:-2]
         self._note_beat(now_ns)
         found = Version(*schema)
         found.check(self._name)
@@ -182,6 +176,29 @@ class PostgresSharing:
             namespaces=namespaces or "",
             newer_schema=found.number if found.number > len(MIGRATIONS) else 0,
         )
+
+    async def _beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Any:
+        self._beats += 1
+        if self._beats % _SWEEP_EVERY == 0:
+            await self._sweep()
+        columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
+        began_s = asyncio.get_running_loop().time()
+        rows = await self._run(
+            SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
+            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
+            *self._judges_ns,
+        )  # fmt: skip
+        self._listening.echo_sent(began_s)
+        return rows[0]
+
+    async def _sweep(self) -> None:
+        """Remove what nobody will ask for any more."""
+        await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
+        await self._run(SQL["sweep_tasks"])
+        await self._run(SQL["sweep_messages"])
+
+    async def _check_version(self) -> None:
+        Version(*(await self._run(SQL["version"]))[0]).check(self._name)
 
     def _note_beat(self, now_ns: int) -> None:
         """Who was silent itself gives the others as long as a silent node lives to come back.

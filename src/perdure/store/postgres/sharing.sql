@@ -140,6 +140,9 @@ SELECT
     (SELECT count(*) FROM mine),
     pg_notify('perdure', $9);
 
+-- name: version
+SELECT max(number), max(oldest) FROM perdure.migrations;
+
 -- name: sweep_letters
 DELETE FROM perdure.letters WHERE id IN (
     SELECT id FROM perdure.letters WHERE created_ns < {now} - $1::bigint FOR UPDATE SKIP LOCKED
