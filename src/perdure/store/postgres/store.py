@@ -42,8 +42,8 @@ class PostgresStore:
     """The contract of `perdure.store.contract.Store` on PostgreSQL 14 or newer.
 
     Args:
-        dsn: ``postgresql://user:password@host:5432/database``. Several hosts, separated by commas,
-            with ``?target_session_attrs=read-write`` find the primary after a fail-over.
+        dsn: ``postgresql://user:password@host:5432/database``. Of several hosts, separated by
+            commas, the one that can be written is found, also after a fail-over.
     """
 
     def __init__(self, dsn: str) -> None:
