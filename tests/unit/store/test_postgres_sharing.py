@@ -312,6 +312,18 @@ async def test_a_rate_gives_anew_as_time_passes(pair: Pair) -> None:
     assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2  # never more than a burst
 
 
+async def test_rates_that_nobody_asks_for_are_swept(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        assert await pair.one.sharing.permits(name, 1.0, 1, 1) == 1
+    await pair.age("rates", "due_ns", sharing.RATE_LIVES_NS + 2 * SECOND_NS, "name = 'old'")
+    monkeypatch.setattr(sharing, "_SWEEP_EVERY", 1)
+    await pair.two.sharing.beat([], [])
+    assert await pair.look.fetch("SELECT name FROM perdure.rates") == [("new",)]
+    assert await pair.two.sharing.permits("old", 1.0, 1, 1) == 1
+
+
 # -- what a beat tells -----------------------------------------------------------------------------
 
 

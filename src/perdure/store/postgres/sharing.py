@@ -15,6 +15,7 @@ from perdure.store.postgres.leases import (
     LETTER_LIVES_NS,
     MESSAGE_LEASE_NS,
     OVERDUE_NS,
+    RATE_LIVES_NS,
     SECOND_NS,
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
@@ -196,6 +197,7 @@ class PostgresSharing:
         await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
         await self._run(SQL["sweep_tasks"])
         await self._run(SQL["sweep_messages"])
+        await self._run(SQL["sweep_rates"], RATE_LIVES_NS)
 
     async def _check_version(self) -> None:
         Version(*(await self._run(SQL["version"]))[0]).check(self._name)

@@ -163,6 +163,12 @@ DELETE FROM perdure.messages WHERE id IN (
     WHERE s.key IS NULL LIMIT 1000 FOR UPDATE OF m SKIP LOCKED
 );
 
+-- name: sweep_rates
+-- A rate that is not due any more is as good as one that was never used.
+DELETE FROM perdure.rates WHERE name IN (
+    SELECT name FROM perdure.rates WHERE due_ns < {now} - $1::bigint FOR UPDATE SKIP LOCKED
+);
+
 -- name: orphans
 SELECT s.key FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key
 WHERE r.close_ns = 0 AND s.node <> 0 AND s.node NOT IN (
