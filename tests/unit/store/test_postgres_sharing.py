@@ -199,6 +199,24 @@ async def test_who_watches_the_close_hears_of_nothing_else(pair: Pair) -> None:
     assert await pair.heard_by_two.get() == f"awaited {key}"
 
 
+async def test_who_watches_many_runs_is_told_of_all_in_notices_that_fit(pair: Pair) -> None:
+    await pair.look.execute("SELECT setval('perdure.ids', 1 + (1::bigint << 62))")
+    pair.one._next_id = pair.one._last_id = 0
+    first = await pair.one.allocate(1_000)
+    keys = range(first, first + 1_000)
+    assert await pair.one.commit([[start(key)] for key in keys]) == []
+    await pair.two.sharing.watch([(key, Awaited.ANY) for key in keys])
+    assert await pair.one.commit([[step(key, 1)] for key in keys]) == []
+    await pair.one.sharing.tell("end")
+    told: list[int] = []
+    async with asyncio.timeout(WITHIN_S):
+        while (notice := await pair.heard_by_two.get()) != "end":
+            word, *about = notice.split()
+            assert word == "awaited"
+            told += map(int, about)
+    assert sorted(told) == list(keys)
+
+
 async def test_a_watch_for_all_is_not_weakened_by_one_for_the_close(pair: Pair) -> None:
     key = await new_run(pair.one)
     await pair.two.sharing.watch([(key, Awaited.ANY)])

@@ -48,6 +48,14 @@ _BEGIN: Final = (
     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
 )
 
+# A notice may have 8,000 bytes, and a key has 19 digits.
+_AWAITED: Final = (
+    f"(SELECT count(pg_notify('{CHANNEL}', ${{}}::text || keys)) FROM ("
+    "SELECT string_agg(key::text, ' ') AS keys FROM ("
+    "SELECT key, row_number() OVER () / 300 AS part FROM s WHERE awaited"
+    ") AS told GROUP BY part) AS parts)"
+)
+
 Part = tuple[str, list[Any]]
 
 _MISMATCH: Final = (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError)
@@ -194,10 +202,7 @@ def _statement(names: tuple[str, ...], with_notice: bool) -> str:
         columns.append(f"pg_notify('{CHANNEL}', ${count}::text)")
     if "states" in names:
         count += 1
-        columns.append(
-            f"(SELECT pg_notify('{CHANNEL}', ${count}::text || string_agg(key::text, ' ')) FROM s "
-            "WHERE awaited HAVING count(*) > 0)"
-        )
+        columns.append(_AWAITED.format(count))
     checks = []
     for name, counted in (("states", "s"), ("records", "r"), ("drop_tasks", "dt")):
         if name in names:
