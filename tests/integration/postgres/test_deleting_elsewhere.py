@@ -53,7 +53,7 @@ async def stage(postgres_dsn: str) -> AsyncIterator[Stage]:
     async with (
         perdure.connect(postgres_dsn) as client,
         perdure.connect(postgres_dsn) as another,
-        client.worker(workflows=[child, parent]),
+        client.worker(workflows=[child, parent], activities=[]),
     ):
         made = Stage(client, client.calls.service.node, another.calls.service.node)
 
