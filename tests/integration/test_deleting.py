@@ -26,7 +26,7 @@ from perdure.api.errors import (
     Unavailable,
 )
 from perdure.service.node import Node
-from perdure.store.contract import StoreUnavailable
+from perdure.store.contract import StoreUnavailable, StoreUndelivered
 from perdure.store.query import Query
 from perdure.store.sqlite import SqliteStore
 
@@ -335,3 +335,30 @@ async def test_a_run_that_cannot_be_removed_keeps_no_other_from_it(
 async def test_without_retention_nothing_wakes_the_node() -> None:
     async with staged() as stage:
         assert stage.node.purger._alarm is None
+
+
+@virtual
+async def test_a_run_that_cannot_be_removed_yet_keeps_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with staged() as stage:
+        await register(stage, "away")
+        for name in "abc":
+            await start_in(stage, "away", name)
+        store, delete_usually = stage.node.store, stage.node.store.delete
+        kept = [record.key for record in await store.list_runs(Query("away", limit=1))]
+
+        async def delete_some(key: int) -> bool:
+            if key in kept:
+                raise StoreUndelivered("not yet")
+            return await delete_usually(key)
+
+        monkeypatch.setattr(store, "delete", delete_some)
+        await stage.node.service.delete_namespace(DeleteNamespaceRequest(namespace="away"))
+        await asyncio.sleep(60)
+        [deleted] = stage.node.namespaces.deleted()
+        left = await store.list_runs(Query(deleted.name, limit=9))
+        assert [record.key for record in left] == kept
+        kept.clear()
+        await asyncio.sleep(60)
+        assert not await store.list_runs(Query(deleted.name, limit=9))

@@ -250,7 +250,7 @@ class Courier:
         try:
             sender = await self._executions.entry(key)
         except NotFound:
-            return  # the sender was deleted, and its rows with it
+            return  # the sender was deleted; a store drops what is left of it
         match message:
             case StartChild():
                 await self._start_child(sender, row_id, message)

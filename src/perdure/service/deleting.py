@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from temporalio.api.workflowservice.v1 import (
@@ -18,11 +18,12 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.errors import DataLoss, InvalidArgument, NotFound, Unavailable
+from perdure.api.times import MILLISECOND_NS
 from perdure.engine import lifecycle
 from perdure.engine.transition import Transition
 from perdure.service.clock import Alarm, sleep_until
 from perdure.service.reading import reading
-from perdure.store.contract import Record, StoreError
+from perdure.store.contract import Record, StoreError, StoreUndelivered
 from perdure.store.paging import position
 from perdure.store.query import And, Column, Compare, Order, Query
 
@@ -34,16 +35,23 @@ log = logging.getLogger("perdure.service")
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
 _PAGE = 200
-_AT_ONCE = 50  # runs removed in one transaction
+_AT_ONCE: Final = 50  # runs removed in one transaction
+_LOOKS: Final = 20
+_LOOK_EVERY_NS: Final = 250 * MILLISECOND_NS
 
 
 def _terminate(tx: Transition) -> None:
     lifecycle.terminate(tx, REASON, None, IDENTITY)
 
 
+class Undelivered(Unavailable):
+    """What a run told others is not delivered yet; it can be deleted afterwards."""
+
+
 async def delete_run(node: Node, key: int) -> bool:
-    """Remove a run; False when it is gone already. Raises Unavailable."""
+    """Remove a run; False when it is gone already. Raises Unavailable, Undelivered."""
     executions = node.executions
+    remove: Callable[[Node, int], Awaitable[int]] = _delete_stored
     try:
         entry = await executions.read(key)
         if entry.run.is_open:
@@ -52,24 +60,44 @@ async def delete_run(node: Node, key: int) -> bool:
         pass  # it closed by itself, or somebody else deletes it
     except DataLoss as error:
         log.warning("a run that cannot be read is removed: %s", error.message)
-        return await _delete(node, key) > 0
-    await node.courier.delivered(key)
+        remove = _delete
+    for _ in range(_LOOKS):
+        await node.courier.delivered(key)
+        try:
+            return await remove(node, key) > 0
+        except StoreUndelivered:  # by another node, or one that died with them
+            await sleep_until(node.clock, node.clock.now_ns() + _LOOK_EVERY_NS)
+            await _reread(node)
+    raise Undelivered("What the run told others is not delivered yet; try again.")
+
+
+async def _reread(node: Node) -> None:
     try:
-        await executions.read(key)
-    except NotFound:
-        return False
-    return await _delete(node, key) > 0
+        await node.courier.reread()
+    except StoreError as error:
+        raise Unavailable(f"The database cannot be read: {error}") from error
 
 
 async def _delete(node: Node, *keys: int) -> int:
-    """Remove runs that have nothing to say any more. Raises Unavailable."""
+    """Remove closed runs; how many there were. Raises Unavailable, and StoreUndelivered."""
     _forget(node, keys)
     try:
         found = await node.store.delete(*keys)
+    except StoreUndelivered:
+        raise
     except StoreError as error:
         raise Unavailable(f"The database cannot be written: {error}") from error
     _forget(node, keys)  # loaded again while the store worked
     return found
+
+
+async def _delete_stored(node: Node, key: int) -> int:
+    """The same for a run whose last changes may be on their way."""
+    try:
+        await node.executions.read(key)
+    except NotFound:
+        return 0
+    return await _delete(node, key)
 
 
 def _forget(node: Node, keys: Iterable[int]) -> None:
@@ -146,38 +174,54 @@ class Purger:
     # -- removing ----------------------------------------------------------------------------------
 
     async def _purge(self, query: Query) -> None:
-        """Remove all runs that a query selects."""
-        while await self._purge_once(query):
-            pass
+        """Remove all runs that a query selects, but those that never can be."""
+        removed = undelivered = 1
+        while removed or undelivered:
+            removed, undelivered = await self._purge_once(query)
+            if undelivered:
+                await self._pause()
 
-    async def _purge_once(self, query: Query) -> int:
-        """Page by page, and past runs that cannot be removed; how many were."""
-        node, removed = self._node, 0
+    async def _purge_once(self, query: Query) -> tuple[int, int]:
+        """Page by page, and past runs that cannot be removed; how many were, and how many are not
+        yet, as what they told others is not delivered."""
+        node, removed, undelivered = self._node, 0, 0
         while True:
             try:
                 with reading():
                     found = await node.store.list_runs(query)
                 if not found:
-                    return removed
-                removed += await self._remove(found)
+                    return removed, undelivered
+                counts = await self._remove(found)
+                removed, undelivered = removed + counts[0], undelivered + counts[1]
                 query = msgspec.structs.replace(query, after=position(query, found[-1]))
             except Unavailable as error:
                 log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
-                await sleep_until(node.clock, node.clock.now_ns() + node.settings.retry_ns)
+                await self._pause()
 
-    async def _remove(self, found: list[Record]) -> int:
+    async def _pause(self) -> None:
+        clock = self._node.clock
+        await sleep_until(clock, clock.now_ns() + self._node.settings.retry_ns)
+
+    async def _remove(self, found: list[Record]) -> tuple[int, int]:
         """Remove a page of runs: closed ones together, some at a time, so that commits go on."""
         done: list[int] = []
         others: list[int] = []
         for record in found:
             is_done = record.close_ns and not self._is_at_work(record.key)
             (done if is_done else others).append(record.key)
-        removed = 0
+        removed = undelivered = 0
         for first in range(0, len(done), _AT_ONCE):
-            removed += await _delete(self._node, *done[first : first + _AT_ONCE])
+            together = done[first : first + _AT_ONCE]
+            try:
+                removed += await _delete(self._node, *together)
+            except StoreUndelivered:
+                others += together
         for key in others:
-            removed += await self._remove_one(key)
-        return removed
+            try:
+                removed += await self._remove_one(key)
+            except Undelivered:
+                undelivered += 1
+        return removed, undelivered
 
     def _is_at_work(self, key: int) -> bool:
         """Whether a closed run's last words are on their way from this node."""

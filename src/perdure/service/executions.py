@@ -211,6 +211,7 @@ class Executions:
         """The key of the run a request names. Raises InvalidArgument, NotFound."""
         if not workflow_id:
             raise InvalidArgument("WorkflowId is not set on request.")
+        validation.whole(workflow_id, "WorkflowId")
         if run_id and not validation.is_uuid(run_id):
             raise InvalidArgument("Invalid RunId.")
         for _ in range(self._settings.redo_max):

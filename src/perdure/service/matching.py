@@ -16,6 +16,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 from temporalio.api.workflowservice.v1 import (
     PollActivityTaskQueueResponse,
     PollWorkflowTaskQueueResponse,
@@ -293,7 +294,8 @@ class Matching:
     async def _ask_for_permits(self, queue: TaskQueue, rate: SharedRate) -> None:
         """Have the database say how many tasks may be given out now."""
         assert self._sharing is not None
-        name, wanted = "/".join(map(str, queue.key)), min(len(queue.rows), len(queue.polls)) or 1
+        name = msgspec.json.encode(queue.key).decode()
+        wanted = min(len(queue.rows), len(queue.polls)) or 1
         try:
             permits = await self._sharing.permits(name, rate.per_second, rate.burst, wanted)
         except StoreError as error:

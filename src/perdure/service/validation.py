@@ -196,4 +196,5 @@ def priority(value: Priority) -> None:
 
 def is_uuid(text: str) -> bool:
     """Has it the form of a run id?"""
-    return len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-"
+    has_form = len(text) == 36 and text[8] == text[13] == text[18] == text[23] == "-"
+    return has_form and "\0" not in text

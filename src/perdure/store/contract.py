@@ -191,6 +191,10 @@ class StoreTooNew(StoreError):
     """The database has a newer schema than this perdure knows."""
 
 
+class StoreUndelivered(StoreError):
+    """A run cannot be deleted: messages that it sent are not delivered yet."""
+
+
 class Store(Protocol):
     """The seam. Every store passes the suite in ``tests/unit/store/store_contract.py``.
 
@@ -289,9 +293,10 @@ class Store(Protocol):
         """Undelivered outbox messages, oldest first."""
 
     async def delete(self, *keys: int) -> int:
-        """Remove runs with their items, history and messages; how many there were.
+        """Remove runs with their items and history; how many there were.
 
-        Their waiting tasks stay: they are stale now, and dropped when claimed.
+        Their waiting tasks stay: they are stale now, and dropped when claimed. Raises
+        StoreUndelivered, with nothing changed, while any of them has messages.
         """
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:

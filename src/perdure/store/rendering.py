@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from perdure.store.contract import Record
 from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_ZERO, sort_terms
 from perdure.store.query import (
     And,
@@ -27,6 +28,9 @@ from perdure.store.query import (
     Scalar,
     StartsWith,
 )
+
+RECORD = Record.__struct_fields__
+"""The columns of a run. They are named everywhere: a later version may have added some."""
 
 _OPERATORS = frozenset({"=", "!=", "<", "<=", ">", ">="})
 _MAX_CODE_POINT = 0x10FFFF
@@ -100,7 +104,8 @@ class Rendering:
         if query.after is not None:
             where += f" AND {self.after(query, query.after)}"
         order, limit = self.order(query), self.bind(query.limit)
-        return f"SELECT * FROM {self.table} WHERE {where} ORDER BY {order} LIMIT {limit}"
+        columns = ", ".join(RECORD)
+        return f"SELECT {columns} FROM {self.table} WHERE {where} ORDER BY {order} LIMIT {limit}"
 
     def order(self, query: Query) -> str:
         """By what the rows of a query are ordered."""

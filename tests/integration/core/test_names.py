@@ -8,6 +8,7 @@ import pytest
 from harness import Harness, activity_command, start_request
 from temporalio.api.common.v1 import Payload
 from temporalio.api.workflowservice.v1 import (
+    DescribeWorkflowExecutionRequest,
     ListWorkflowExecutionsRequest,
     RegisterNamespaceRequest,
     StartWorkflowExecutionRequest,
@@ -68,3 +69,12 @@ async def test_a_nul_in_a_command_fails_its_task(node: Harness) -> None:
     with pytest.raises(InvalidArgument, match="contains a NUL character"):
         await node.complete(await node.take(), command)
     assert "WorkflowTaskFailed" in await node.events()
+
+
+@pytest.mark.parametrize("run_id", ["", "\0" * 8 + "-1234-1234-1234-123456789012"])
+async def test_a_nul_in_the_name_of_a_run_that_is_looked_for(node: Harness, run_id: str) -> None:
+    request = DescribeWorkflowExecutionRequest(namespace="default")
+    request.execution.workflow_id = "good" if run_id else "a\0b"
+    request.execution.run_id = run_id
+    with pytest.raises(InvalidArgument):
+        await node.service.describe_workflow_execution(request)

@@ -24,6 +24,7 @@ from perdure.store.contract import (
     Record,
     Store,
     StoreError,
+    StoreUndelivered,
     TaskRow,
     Write,
 )
@@ -484,7 +485,6 @@ class StoreContract:
         write = start(key)
         write.put_items = [(1, b"one")]
         write.wake_at_ns = 5
-        write.put_messages = [MessageRow(key + 1, key, b"m")]
         await store.commit([[write]])
         assert await store.delete(key) == 1
         assert await store.delete(key) == 0
@@ -504,6 +504,20 @@ class StoreContract:
         assert [found.key for found in await store.list_runs(Query("default"))] == [key + 1]
         assert await store.history(key + 1, 1, 99, limit=99)
         assert await store.history(key + 2, 1, 99, limit=99) == []
+
+    async def test_a_run_is_not_deleted_before_its_messages_are_delivered(
+        self, store: Store
+    ) -> None:
+        key = await store.allocate(2)
+        write = start(key)
+        write.put_messages = [MessageRow(key + 1, key, b"m")]
+        await store.commit([[write]])
+        with pytest.raises(StoreUndelivered):
+            await store.delete(key)
+        assert await store.messages(0, 9) == write.put_messages
+        assert await store.commit([[step(key, 1, drop_messages=[key + 1])]]) == []
+        assert await store.delete(key)
+        assert await store.load(key) is None
 
     async def test_namespaces(self, store: Store) -> None:
         rows = [NamespaceRow("b", "2", b"two"), NamespaceRow("a", "1", b"one")]

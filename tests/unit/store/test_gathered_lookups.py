@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from perdure.store.contract import StoreError, StoreUnavailable
 from perdure.store.postgres.gathering import Gathering
 
 
@@ -75,3 +76,30 @@ async def test_who_gives_up_takes_nobody_along() -> None:
     table.turn.release()
     assert await stays == 1
     assert gone.cancelled()
+
+
+async def test_a_key_that_is_refused_is_refused_to_who_asked_for_it() -> None:
+    async def look_up(keys: list[str]) -> dict[str, int]:
+        await asyncio.sleep(0)
+        if "bad" in keys:
+            raise StoreError("a bad key")
+        return {key: len(key) for key in keys if key != "none"}
+
+    gathering = Gathering(look_up)
+    asked = [asyncio.create_task(gathering.get(key)) for key in ("one", "bad", "three", "none")]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert (outcomes[0], outcomes[2], outcomes[3]) == (3, 5, None)
+    assert isinstance(outcomes[1], StoreError)
+
+
+async def test_a_database_that_is_away_is_asked_once() -> None:
+    asked: list[list[str]] = []
+
+    async def look_up(keys: list[str]) -> dict[str, int]:
+        asked.append(keys)
+        raise StoreUnavailable("away")
+
+    gathering = Gathering(look_up)
+    outcomes = await asyncio.gather(*map(gathering.get, "abc"), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 3
+    assert asked == [["a", "b", "c"]]

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from store_contract import closed, start, step
 
-from perdure.store.contract import NOBODY, OTHERS, THIS_NODE
+from perdure.store.contract import NOBODY, OTHERS, THIS_NODE, MessageRow, StoreUndelivered
 from perdure.store.postgres import PostgresStore, sharing
 from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
 from perdure.store.sharing import FIRST_RUN, Beat
@@ -265,3 +265,42 @@ async def test_orphans_are_looked_for_page_by_page(
         after = page.last
     assert len(pages) == (len(held) + len(others)) // 2 + 1
     assert sorted(key for keys in pages for key in keys) == held
+
+
+# -- deleting --------------------------------------------------------------------------------------
+
+
+async def test_what_a_commit_adds_while_its_run_is_to_be_deleted_is_seen(stage: Stage) -> None:
+    one = stage.one
+    key = await new_run(one)
+    async with stage.look.transaction():  # another node's commit
+        await stage.look.execute(
+            f"UPDATE perdure.states SET version = 2 WHERE key = {key};"
+            f"INSERT INTO perdure.items (key, id, body) VALUES ({key}, 1, 'item')"
+        )
+        deleting = asyncio.create_task(one.delete(key))
+        await stage.somebody_waits()
+    assert await deleting
+    assert await stage.look.fetchval("SELECT count(*) FROM perdure.items") == 0
+    key = await new_run(one)
+    async with stage.look.transaction():
+        await stage.look.execute(
+            f"UPDATE perdure.states SET version = 2 WHERE key = {key};"
+            f"INSERT INTO perdure.messages (id, key, body) VALUES (77, {key}, 'message')"
+        )
+        deleting = asyncio.create_task(one.delete(key))
+        await stage.somebody_waits()
+    with pytest.raises(StoreUndelivered):
+        await deleting
+    assert await one.messages(0, 9) == [MessageRow(77, key, b"message")]
+
+
+async def test_messages_whose_sender_is_gone_are_swept(stage: Stage) -> None:
+    key = await new_run(stage.one)
+    kept = MessageRow(await stage.one.allocate(1), key, b"kept")
+    await stage.one.commit([[step(key, 1, put_messages=[kept])]])
+    await stage.look.execute(
+        f"INSERT INTO perdure.messages (id, key, body) VALUES (1, {key + 1}, 'lost')"
+    )
+    await stage.two.sharing.sweep()
+    assert await stage.one.messages(0, 9) == [kept]

@@ -7,8 +7,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from perdure.store.contract import StoreTooNew
-from perdure.store.postgres import PostgresStore
+from perdure.store.contract import StoreError, StoreTooNew, StoreUnavailable
+from perdure.store.postgres import PostgresStore, schema
 from perdure.store.postgres.schema import MIGRATIONS
 
 
@@ -58,14 +58,20 @@ async def test_a_newer_schema_that_leaves_room_is_used(postgres_dsn: str) -> Non
         await PostgresStore(postgres_dsn).open()
 
 
-async def test_the_first_schema_is_migrated(postgres_dsn: str) -> None:
-    connection = await asyncpg.connect(postgres_dsn)
+async def first_schema(dsn: str) -> asyncpg.Connection:
+    """A database as the first version left it."""
+    connection = await asyncpg.connect(dsn)
     await connection.execute(
         "CREATE SCHEMA perdure; CREATE TABLE perdure.migrations ("
         "number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())"
     )
     await connection.execute(MIGRATIONS[0])
     await connection.execute("INSERT INTO perdure.migrations (number) VALUES (1)")
+    return connection
+
+
+async def test_the_first_schema_is_migrated(postgres_dsn: str) -> None:
+    connection = await first_schema(postgres_dsn)
     store = PostgresStore(postgres_dsn)
     await store.open()
     assert (await store.sharing.beat([], [])).newer_schema == 0
@@ -74,3 +80,42 @@ async def test_the_first_schema_is_migrated(postgres_dsn: str) -> None:
     assert [tuple(row) for row in found][:2] == [(1, 0), (2, 1)]
     assert len(found) == len(MIGRATIONS)
     await connection.close()
+
+
+async def test_a_node_stops_when_a_newer_schema_breaks_its_very_beat(postgres_dsn: str) -> None:
+    store = PostgresStore(postgres_dsn)
+    await store.open()
+    connection = await asyncpg.connect(postgres_dsn)
+    await connection.execute("ALTER TABLE perdure.letters RENAME COLUMN address TO recipient")
+    with pytest.raises(StoreError, match="does not exist"):
+        await store.sharing.beat([], [])
+    newer = len(MIGRATIONS) + 1
+    await note_migration(postgres_dsn, newer, newer)
+    with pytest.raises(StoreTooNew, match=f"schema version {newer}"):
+        await store.sharing.beat([], [])
+    await connection.close()
+    await store.close()
+
+
+async def test_a_migration_lets_others_pass_when_it_cannot_lock_a_table(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for a table keeps all others from it."""
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(schema, "_PAUSE_S", 0.01)
+    connection = await first_schema(postgres_dsn)
+    await connection.execute("BEGIN; LOCK TABLE perdure.letters IN ACCESS SHARE MODE")
+    with pytest.raises(StoreUnavailable, match="holds locks for too long"):
+        await PostgresStore(postgres_dsn).open()
+    monkeypatch.setattr(schema, "_TRIES", 1000)
+    store = PostgresStore(postgres_dsn)
+    opening = asyncio.create_task(store.open())
+    other = await asyncpg.connect(postgres_dsn)
+    for _ in range(5):
+        assert await other.fetch("SELECT FROM perdure.letters") == []
+        await asyncio.sleep(0.05)
+    assert not opening.done()
+    await connection.execute("COMMIT")
+    await opening
+    for each in (other, connection, store):
+        await each.close()

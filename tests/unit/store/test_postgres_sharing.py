@@ -207,6 +207,24 @@ async def test_who_watches_the_close_hears_of_nothing_else(pair: Pair) -> None:
     assert await pair.heard_by_two.get() == f"awaited {key}"
 
 
+async def test_who_watches_many_runs_is_told_of_all_in_notices_that_fit(pair: Pair) -> None:
+    await pair.look.execute("SELECT setval('perdure.ids', 1 + (1::bigint << 62))")
+    pair.one._next_id = pair.one._last_id = 0
+    first = await pair.one.allocate(1_000)
+    keys = range(first, first + 1_000)
+    assert await pair.one.commit([[start(key)] for key in keys]) == []
+    await pair.two.sharing.watch([(key, Awaited.ANY) for key in keys])
+    assert await pair.one.commit([[step(key, 1)] for key in keys]) == []
+    await pair.one.sharing.tell("end")
+    told: list[int] = []
+    async with asyncio.timeout(WITHIN_S):
+        while (notice := await pair.heard_by_two.get()) != "end":
+            word, *about = notice.split()
+            assert word == "awaited"
+            told += map(int, about)
+    assert sorted(told) == list(keys)
+
+
 async def test_a_watch_for_all_is_not_weakened_by_one_for_the_close(pair: Pair) -> None:
     key = await new_run(pair.one)
     await pair.two.sharing.watch([(key, Awaited.ANY)])
@@ -354,13 +372,13 @@ async def test_a_rate_gives_anew_as_time_passes(pair: Pair) -> None:
     assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2  # never more than a burst
 
 
-async def test_a_rate_that_is_not_made_use_of_is_forgotten(pair: Pair) -> None:
-    await pair.one.sharing.permits("old", 0.001, 1, 1)
-    await pair.age("rates", "due_ns", sharing.RATE_LIVES_NS + 2_000 * SECOND_NS)
-    await pair.one.sharing.permits("new", 0.001, 1, 1)
+async def test_rates_that_nobody_asks_for_are_swept(pair: Pair) -> None:
+    for name in ("old", "new"):
+        assert await pair.one.sharing.permits(name, 1.0, 1, 1) == 1
+    await pair.age("rates", "due_ns", sharing.RATE_LIVES_NS + 2 * SECOND_NS, "name = 'old'")
     await pair.two.sharing.sweep()
-    found = await pair.look.fetch("SELECT name FROM perdure.rates")
-    assert [row[0] for row in found] == ["new"]
+    assert await pair.look.fetch("SELECT name FROM perdure.rates") == [("new",)]
+    assert await pair.two.sharing.permits("old", 1.0, 1, 1) == 1
 
 
 # -- what a beat tells -----------------------------------------------------------------------------

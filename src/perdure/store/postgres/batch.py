@@ -19,7 +19,14 @@ from typing import Any, Final
 
 import asyncpg
 
-from perdure.store.contract import THIS_NODE, MessageRow, Record, TaskRow, Unit
+from perdure.store.contract import (
+    THIS_NODE,
+    MessageRow,
+    Record,
+    StoreUndelivered,
+    TaskRow,
+    Unit,
+)
 from perdure.store.folding import (
     ITEM_BITS,
     MAX_ITEM_ID,
@@ -41,6 +48,14 @@ _BEGIN: Final = (
     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
 )
 
+# A notice may have 8,000 bytes, and a key has 19 digits.
+_AWAITED: Final = (
+    f"(SELECT count(pg_notify('{CHANNEL}', ${{}}::text || keys)) FROM ("
+    "SELECT string_agg(key::text, ' ') AS keys FROM ("
+    "SELECT key, row_number() OVER () / 300 AS part FROM s WHERE awaited"
+    ") AS told GROUP BY part) AS parts)"
+)
+
 Part = tuple[str, list[Any]]
 
 _MISMATCH: Final = (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError)
@@ -59,6 +74,20 @@ async def write_batch(
     """
     try:
         return await _write_batch(connection, units, node, notice)
+    finally:
+        await _leave_transaction(connection)
+
+
+async def delete_runs(connection: Any, keys: Sequence[int]) -> int:
+    """Remove runs but their waiting tasks; how many there were. See Store.delete."""
+    try:
+        await _begin(connection, ())
+        found = [row[0] for row in await connection.fetch(SQL["lock_runs"], keys)]
+        if sender := await connection.fetchval(SQL["has_messages"], found):
+            raise StoreUndelivered(f"run {sender} has messages that are not delivered yet")
+        await connection.fetch(SQL["delete"], found)
+        await connection.execute("COMMIT")
+        return len(found)
     finally:
         await _leave_transaction(connection)
 
@@ -172,10 +201,7 @@ def _statement(names: tuple[str, ...], with_notice: bool) -> str:
         columns.append(f"pg_notify('{CHANNEL}', ${count}::text)")
     if "states" in names:
         count += 1
-        columns.append(
-            f"(SELECT pg_notify('{CHANNEL}', ${count}::text || string_agg(key::text, ' ')) FROM s "
-            "WHERE awaited HAVING count(*) > 0)"
-        )
+        columns.append(_AWAITED.format(count))
     checks = []
     for name, counted in (("states", "s"), ("records", "r"), ("drop_tasks", "dt")):
         if name in names:

@@ -132,13 +132,17 @@ async def _keep(connection: Any) -> None:
 
 
 def without_own_options(dsn: str) -> tuple[str, int]:
-    """What is left for the driver, and how many prepared statements a connection keeps."""
+    """What is left for the driver, and how many prepared statements a connection keeps.
+
+    Of several hosts the one that can be written is meant, unless the string says otherwise: the
+    driver would be content with the first that answers, as a replica does.
+    """
     parts = urlsplit(dsn)
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    size = next((value for name, value in options if name == "statement_cache_size"), None)
-    if size is None:
-        return dsn, _STATEMENTS_KEPT
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    size = options.pop("statement_cache_size", str(_STATEMENTS_KEPT))
     if not size.isdigit():
         raise ValueError(f"statement_cache_size: a number, got {size!r}")
-    kept = [(name, value) for name, value in options if name != "statement_cache_size"]
-    return urlunsplit(parts._replace(query=urlencode(kept, safe="/,:"))), int(size)
+    hosts = parts.netloc.rpartition("@")[2] or options.get("host", "")
+    if "," in hosts:
+        options.setdefault("target_session_attrs", "read-write")
+    return urlunsplit(parts._replace(query=urlencode(options, safe="/,:"))), int(size)

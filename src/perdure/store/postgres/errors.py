@@ -28,8 +28,8 @@ _REMEDIES = {
     "53300": "the server has no connection left: raise max_connections, or put PgBouncer before it",
     "53100": "the database server's disk is full",
     "53200": "the database server is out of memory",
-    "25006": "this server only reads: if it is a replica, name all hosts and add "
-    "?target_session_attrs=read-write; if not, turn default_transaction_read_only off",
+    "25006": "this server only reads: if it is a replica, name all hosts, or the one that "
+    "can be written (read-write); if not, turn default_transaction_read_only off",
     "55P03": "another session holds locks for too long: look in pg_stat_activity for one that is "
     "idle in transaction; idle_in_transaction_session_timeout ends such sessions",
     "57P01": "the database server is being shut down, or its administrator ended the connection",

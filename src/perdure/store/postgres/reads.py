@@ -13,7 +13,7 @@ _decode = msgspec.json.Decoder(dict[str, str | int | float | bool | list[str]]).
 
 
 def to_record(row: Any) -> Record:
-    """A row of `runs`, whose columns are the fields of Record in their order."""
+    """A row of `runs`: the fields of Record in their order."""
     values = list(row)
     text = values[_ATTRIBUTES_AT]
     values[_ATTRIBUTES_AT] = {} if text == "{}" else _decode(text)

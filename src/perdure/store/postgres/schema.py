@@ -10,13 +10,19 @@ line: ``-- oldest: 3`` when nodes that know versions up to 3 may go on, because 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, Final, NamedTuple
+
+import asyncpg
 
 from perdure.store.contract import StoreTooNew
 from perdure.store.migrations import load
 
 _LOCK: Final = 0x70657264  # "perd"
+_LOCK_TIMEOUT: Final = "2s"  # of a table; who asks for one and waits keeps all others waiting
+_TRIES: Final = 5
+_PAUSE_S: Final = 1.0
 _OLDEST: Final = re.compile(r"-- oldest: (\d+)\n")
 
 # Not to_regclass: it answers from a cache that knows nothing of what another session just made.
@@ -62,13 +68,30 @@ async def version(connection: Any) -> Version:
 
 
 async def migrate(connection: Any, name: str) -> None:
-    """Bring the schema to the newest version; raises StoreTooNew."""
+    """Bring the schema to the newest version.
+
+    Raises StoreTooNew, and what the driver raises, as when others keep a table locked.
+    """
+    tries_left = _TRIES
+    while tries_left:
+        tries_left -= 1
+        try:
+            await _migrate(connection, name)
+            break
+        except asyncpg.LockNotAvailableError:
+            if not tries_left:
+                raise
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def _migrate(connection: Any, name: str) -> None:
     found = await version(connection)
     found.check(name)
     if found.number >= len(MIGRATIONS):
         return
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        await connection.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         found = await version(connection)  # another node may have been faster
         found.check(name)
         if found.number == 0:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
-from perdure.store.contract import MessageRow, TaskRow
+from perdure.store.contract import MessageRow, StoreError, StoreUnavailable, TaskRow
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.leases import (
     ALARM_LEASE_NS,
@@ -169,15 +169,14 @@ class PostgresSharing:
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
         """Give a sign of life, and hear what waits. Raises StoreTooNew."""
-        columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
-        began_s = asyncio.get_running_loop().time()
-        rows = await self._run(
-            SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
-            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
-            *self._judges_ns,
-        )  # fmt: skip
-        self._listening.echo_sent(began_s)
-        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = rows[0][:-2]
+        try:
+            row = await self._beat(queues, addresses)
+        except StoreUnavailable:
+            raise
+        except StoreError:  # perhaps a later version changed what it reads
+            await self._check_version()
+            raise
+        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = row[:-2]
         self._note_beat(now_ns)
         found = Version(*schema)
         found.check(self._name)
@@ -199,6 +198,7 @@ class PostgresSharing:
         """Remove some of what nobody takes any more; whether there is more to look at."""
         if not self._swept_to:
             await self._run(SQL["sweep_letters"], LETTER_LIVES_NS)
+            await self._run(SQL["sweep_messages"])
             await self._run(SQL["sweep_rates"], RATE_LIVES_NS)
         self._swept_to = (await self._run(SQL["sweep_tasks"], self._swept_to, _SWEPT_AT_ONCE))[0][0]
         return self._swept_to > 0
@@ -210,6 +210,20 @@ class PostgresSharing:
         )
         keys, living, last = rows[0]
         return Orphans(keys, frozenset([*living, self.node]), (last[0], last[1]) if last else None)
+
+    async def _beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Any:
+        columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
+        began_s = asyncio.get_running_loop().time()
+        rows = await self._run(
+            SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
+            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
+            *self._judges_ns,
+        )  # fmt: skip
+        self._listening.echo_sent(began_s)
+        return rows[0]
+
+    async def _check_version(self) -> None:
+        Version(*(await self._run(SQL["version"]))[0]).check(self._name)
 
     def _note_beat(self, now_ns: int) -> None:
         """Who was silent itself gives the others as long as a silent node lives to come back.

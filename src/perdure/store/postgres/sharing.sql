@@ -146,14 +146,13 @@ SELECT
     (SELECT count(*) FROM mine),
     pg_notify('perdure', $9);
 
+-- name: version
+SELECT max(number), max(oldest) FROM perdure.migrations;
+
 -- name: sweep_letters
 DELETE FROM perdure.letters WHERE id IN (
     SELECT id FROM perdure.letters WHERE created_ns < {now} - $1::bigint FOR UPDATE SKIP LOCKED
 );
-
--- name: sweep_rates
--- One that nobody made use of lately is as good as none.
-DELETE FROM perdure.rates WHERE due_ns < {now} - $1::bigint;
 
 -- name: sweep_tasks
 -- What waits on the sticky queue of a worker that died is taken by nobody: its run goes on without.
@@ -173,6 +172,19 @@ gone AS (
     ))
 )
 SELECT CASE WHEN count(*) = $2 THEN max(id) ELSE 0 END FROM page;
+
+-- name: sweep_messages
+-- No run that has messages is deleted, but former versions did so: nobody can deliver them.
+DELETE FROM perdure.messages WHERE id IN (
+    SELECT m.id FROM perdure.messages AS m LEFT JOIN perdure.states AS s ON s.key = m.key
+    WHERE s.key IS NULL LIMIT 1000 FOR UPDATE OF m SKIP LOCKED
+);
+
+-- name: sweep_rates
+-- A rate that is not due any more is as good as one that was never used.
+DELETE FROM perdure.rates WHERE name IN (
+    SELECT name FROM perdure.rates WHERE due_ns < {now} - $1::bigint FOR UPDATE SKIP LOCKED
+);
 
 -- name: orphans
 -- $1 how long a silent node lives, $2-$3 the open run that the former page ended with, $4 how many

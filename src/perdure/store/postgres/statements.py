@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from perdure.store.rendering import RECORD
 from perdure.store.statements import load
 
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000"
@@ -33,14 +34,22 @@ LOCK_TIMEOUT: Final = "5s"
 _PATIENT: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NULL"
 """A condition that is true; rows that are found by it are waited for, but not for ever."""
 
-
 _HASTY: Final = "set_config('lock_timeout', '1s', true) IS NOT NULL"
 """The same for who can ask again."""
 
+_VALUES: Final = {
+    "now": NOW,
+    "began": BEGAN,
+    "quick": _QUICK,
+    "patient": _PATIENT,
+    "hasty": _HASTY,
+    "record": ", ".join(RECORD),
+    "r.record": ", ".join(f"r.{column}" for column in RECORD),
+}
+
 
 def _filled(text: str) -> str:
-    names = {"now": NOW, "began": BEGAN, "quick": _QUICK, "patient": _PATIENT, "hasty": _HASTY}
-    for name, value in names.items():
+    for name, value in _VALUES.items():
         text = text.replace(f"{{{name}}}", value)
     return text
 

@@ -1,8 +1,8 @@
 -- Every fixed statement of the PostgreSQL store but the commit's, by name. List and count are
--- rendered in render.py, the commit is put together in batch.py.
+-- rendered in render.py, the commit is put together in batch.py. {record} is the fields of Record.
 
 -- name: insert_records
-INSERT INTO perdure.runs
+INSERT INTO perdure.runs ({record})
 SELECT
     key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ns, execution_ns,
     close_ns, history_length, history_size_bytes, transition_count, parent_workflow_id,
@@ -92,7 +92,7 @@ CROSS JOIN LATERAL (
 
 -- name: load
 -- One snapshot of everything, in one answer.
-SELECT s.version, s.wake_at_ns, s.state, r.*, (
+SELECT s.version, s.wake_at_ns, s.state, {r.record}, (
     SELECT array_agg((i.id, i.body) ORDER BY i.id) FROM perdure.items AS i WHERE i.key = s.key
 ) AS items
 FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key WHERE s.key = $1;
@@ -148,16 +148,18 @@ GROUP BY 1, 2, 3, 4, 5 ORDER BY 4, 5;
 -- name: messages
 SELECT id, key, body FROM perdure.messages WHERE id > $1 ORDER BY id LIMIT $2;
 
+-- name: lock_runs
+-- What is read and deleted afterwards is what the commits left that were waited for here.
+SELECT key FROM perdure.states WHERE key = ANY($1::bigint[]) ORDER BY key FOR UPDATE;
+
+-- name: has_messages
+SELECT min(key) FROM perdure.messages WHERE key = ANY($1::bigint[]);
+
 -- name: delete
-WITH s AS (
-    SELECT key FROM perdure.states WHERE key = ANY($1::bigint[]) AND {patient}
-    ORDER BY key FOR UPDATE
-),
-ds AS (DELETE FROM perdure.states WHERE key IN (SELECT key FROM s)),
-di AS (DELETE FROM perdure.items WHERE key IN (SELECT key FROM s)),
-dh AS (DELETE FROM perdure.history WHERE key IN (SELECT key FROM s)),
-dm AS (DELETE FROM perdure.messages WHERE key IN (SELECT key FROM s))
-DELETE FROM perdure.runs WHERE key IN (SELECT key FROM s) RETURNING key;
+WITH ds AS (DELETE FROM perdure.states WHERE key = ANY($1::bigint[])),
+di AS (DELETE FROM perdure.items WHERE key = ANY($1::bigint[])),
+dh AS (DELETE FROM perdure.history WHERE key = ANY($1::bigint[]))
+DELETE FROM perdure.runs WHERE key = ANY($1::bigint[]);
 
 -- name: put_namespace
 WITH written AS (

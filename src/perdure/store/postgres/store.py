@@ -25,7 +25,7 @@ from perdure.store.contract import (
     Unit,
 )
 from perdure.store.postgres import connections, reads, render, schema
-from perdure.store.postgres.batch import write_batch
+from perdure.store.postgres.batch import delete_runs, write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
@@ -45,8 +45,8 @@ class PostgresStore:
     """The contract of `perdure.store.contract.Store` on PostgreSQL 14 or newer.
 
     Args:
-        dsn: ``postgresql://user:password@host:5432/database``. Several hosts, separated by commas,
-            with ``?target_session_attrs=read-write`` find the primary after a fail-over.
+        dsn: ``postgresql://user:password@host:5432/database``. Of several hosts, separated by
+            commas, the one that can be written is found, also after a fail-over.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -141,7 +141,7 @@ class PostgresStore:
 
     async def delete(self, *keys: int) -> int:
         """Remove runs and everything of them but waiting tasks, which are stale by then."""
-        return len(await self._write(_fetch, SQL["delete"], keys))
+        return int(await self._write(delete_runs, keys))
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`; tells the other nodes."""

@@ -55,7 +55,7 @@ def load(db: sqlite3.Connection, key: int) -> Loaded | None:
 
 
 def to_record(row: tuple[object, ...]) -> Record:
-    """A row of `runs`, whose columns are the fields of Record in their order."""
+    """A row of `runs`: the fields of Record in their order."""
     values = list(row)
     text = values[_ATTRIBUTES_AT]
     assert isinstance(text, str)

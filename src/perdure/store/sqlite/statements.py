@@ -1,7 +1,10 @@
-"""The store's SQL: ``statements.sql``, cut into named statements."""
+"""The store's SQL: ``statements.sql``, by name; {record} is the fields of Record."""
 
 from __future__ import annotations
 
+from perdure.store.rendering import RECORD
 from perdure.store.statements import load
 
-STATEMENTS = load(__package__)
+STATEMENTS = {
+    name: text.replace("{record}", ", ".join(RECORD)) for name, text in load(__package__).items()
+}

@@ -70,7 +70,7 @@ SELECT key FROM runs WHERE namespace = ? AND workflow_id = ?
 ORDER BY start_ns DESC, key DESC LIMIT 1;
 
 -- name: load_record
-SELECT * FROM runs WHERE key = ?;
+SELECT {record} FROM runs WHERE key = ?;
 
 -- name: load_state
 SELECT version, wake_at_ns, state FROM states WHERE key = ?;
@@ -142,8 +142,8 @@ DELETE FROM items WHERE id BETWEEN ? AND ?;
 -- name: delete_history
 DELETE FROM history WHERE key = ?;
 
--- name: delete_messages
-DELETE FROM messages WHERE key = ?;
+-- name: has_messages
+SELECT EXISTS (SELECT 1 FROM messages WHERE key = ?);
 
 -- name: put_namespace
 INSERT INTO namespaces (name, id, body) VALUES (?, ?, ?)

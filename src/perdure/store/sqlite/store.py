@@ -39,6 +39,7 @@ from perdure.store.contract import (
     Record,
     StoreError,
     StoreUnavailable,
+    StoreUndelivered,
     TaskRow,
     Unit,
 )
@@ -402,12 +403,13 @@ def open_read_only(path: str | Path) -> SqliteStore:
 
 
 def _delete(db: sqlite3.Connection, key: int) -> bool:
+    if db.execute(SQL["has_messages"], (key,)).fetchone()[0]:
+        raise StoreUndelivered(f"run {key} has messages that are not delivered yet")
     low = key << ITEM_BITS
     found = db.execute(SQL["delete_record"], (key,)).rowcount > 0
     db.execute(SQL["delete_state"], (key,))
     db.execute(SQL["delete_items"], (low, low | MAX_ITEM_ID))
     db.execute(SQL["delete_history"], (key,))
-    db.execute(SQL["delete_messages"], (key,))
     return found
 
 
