@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from temporalio.api.common.v1 import SearchAttributes
 from temporalio.api.enums.v1 import CommandType
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause as Cause
 from temporalio.api.failure.v1 import Failure
@@ -51,22 +53,27 @@ def _admit_attributes(
     namespace: str, request: RespondWorkflowTaskCompletedRequest, namespaces: Namespaces
 ) -> CompletedTask | None:
     """Check the search attributes that commands set; what became of the answer if they are bad."""
-    for command in request.commands[:]:  # a list: protobuf's own sequence is slow to go through
-        kind = command.command_type
-        if kind == _UPSERT:
-            attributes = command.upsert_workflow_search_attributes_command_attributes
-        elif kind == _CONTINUE:
-            attributes = command.continue_as_new_workflow_execution_command_attributes  # type: ignore[assignment]
-        else:
-            continue
+    for attributes in attributes_set_by(request):
         try:
-            namespaces.admit(namespace, attributes.search_attributes)
+            namespaces.admit(namespace, attributes)
         except RPCError as error:
             cause = Cause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
             return CompletedTask(
                 failed=True, cause=cause, message=f"BadSearchAttributes: {error.message}"
             )
     return None
+
+
+def attributes_set_by(request: RespondWorkflowTaskCompletedRequest) -> Iterator[SearchAttributes]:
+    """The search attributes that the commands of an answer set."""
+    for command in request.commands[:]:  # a list: protobuf's own sequence is slow to go through
+        kind = command.command_type
+        if kind == _UPSERT:
+            upsert = command.upsert_workflow_search_attributes_command_attributes
+            yield upsert.search_attributes
+        elif kind == _CONTINUE:
+            again = command.continue_as_new_workflow_execution_command_attributes
+            yield again.search_attributes
 
 
 def _failure(message: str) -> Failure:

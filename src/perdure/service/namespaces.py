@@ -8,8 +8,9 @@ noted at once and written by ``flush`` before the run that uses it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -38,6 +39,7 @@ from perdure.api.errors import (
     NamespaceAlreadyExists,
     NamespaceNotFound,
     ResourceExhausted,
+    RPCError,
     Unavailable,
 )
 from perdure.api.times import SECOND_NS, duration, duration_ns
@@ -48,6 +50,8 @@ from perdure.store.contract import NamespaceRow, Store, StoreError
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
+
+log = logging.getLogger("perdure.service")
 
 REGISTERED = NamespaceState.NAMESPACE_STATE_REGISTERED
 DEPRECATED = NamespaceState.NAMESPACE_STATE_DEPRECATED
@@ -109,6 +113,7 @@ class Namespaces:
         self._stored: dict[str, bytes] = {}  # as they were read or written
         self._noted: dict[str, dict[str, int]] = {}  # by namespace: attributes not yet written
         self._writing = asyncio.Lock()  # a change is based on all that were made before
+        self._spreading: set[asyncio.Task[None]] = set()
         self.changed: Callable[[], None] = lambda: None  # by another node
         self.spread: Callable[[], Awaitable[None]] = _alone  # what changed here, to other nodes
 
@@ -315,7 +320,10 @@ class Namespaces:
         return bool(self._noted)
 
     async def flush(self) -> None:
-        """Write what ``admit`` noted; on failure it stays noted."""
+        """Write what ``admit`` noted, and begin to spread it; on failure it stays noted.
+
+        Commits wait for this, and must not wait for other nodes: see ``are_known``.
+        """
         async with self._writing:
             for name in sorted(self._noted):
                 written = dict(self._noted[name])
@@ -327,7 +335,28 @@ class Namespaces:
                     self._noted[name] = left
                 else:
                     self._noted.pop(name, None)
-        await self.spread()
+        task = asyncio.get_running_loop().create_task(self._spread())
+        self._spreading.add(task)
+        task.add_done_callback(self._spreading.discard)
+
+    async def _spread(self) -> None:
+        try:
+            await self.spread()
+        except (RPCError, StoreError) as error:  # their next beat tells them
+            log.warning("other nodes could not be told of search attributes: %s", error)
+
+    async def are_known(self, used: Iterable[SearchAttributes]) -> None:
+        """Wait until other nodes know attributes that were written by ``flush``."""
+        if self._spreading and any(attributes.indexed_fields for attributes in used):
+            await asyncio.wait(list(self._spreading))
+
+    async def close(self) -> None:
+        """Other nodes learn by themselves what was not spread."""
+        tasks = list(self._spreading)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
 
 # -- messages --------------------------------------------------------------------------------------

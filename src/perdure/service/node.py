@@ -166,6 +166,7 @@ class Node:
         await self.matching.drain()
         await self.executions.committer.close(self.ended_by)
         await self.doubts.close()  # of its last commits
+        await self.namespaces.close()
         if self.neighbours is not None:
             await self.neighbours.close()
         await self.ids.close()

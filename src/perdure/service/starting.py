@@ -242,6 +242,7 @@ class Starting:
                 await unit.wait()
             except Conflict:
                 continue
+            await node.namespaces.are_known([request.search_attributes])
             if outcome.eager is not None:
                 await node.dispatcher.complete_history(outcome.key, outcome.eager)
             return outcome

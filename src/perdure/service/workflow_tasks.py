@@ -91,6 +91,7 @@ class WorkflowTaskRPCs:
             if companion is not None:
                 companion.on_task_lost()
             raise InvalidArgument(completion.task.message)
+        await node.namespaces.are_known(completing.attributes_set_by(request))
         return await completion.response()
 
     async def respond_workflow_task_failed(

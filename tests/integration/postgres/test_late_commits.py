@@ -20,7 +20,7 @@ from postgres import PostgresServer
 
 __all__ = ["directory"]
 
-TURNS = 10
+TURNS = 4
 
 
 @activity(start_to_close_timeout=timedelta(hours=1))
@@ -52,6 +52,9 @@ async def at_once(word: str) -> str:
 async def stage(
     postgres_server: PostgresServer, postgres_dsn: str, directory: Path
 ) -> AsyncIterator[Stage]:
+    name = postgres_dsn.split("/")[3].partition("?")[0]
+    await postgres_server.execute(f"ALTER DATABASE {name} SET commit_delay = 50000")  # µs
+    await postgres_server.execute(f"ALTER DATABASE {name} SET commit_siblings = 0")
     dsn = postgres_dsn.replace(str(postgres_server.directory), str(directory))
     async with (
         proxy_of(postgres_server.directory, directory) as proxy,
