@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from perdure.store.contract import MessageRow, TaskRow
@@ -18,11 +18,11 @@ from perdure.store.postgres.leases import (
     TASK_LEASE_NS,
 )
 from perdure.store.postgres.listening import Listening
+from perdure.store.postgres.news import NOTICE_BYTES_MAX, News, notice_of
 from perdure.store.postgres.schema import MIGRATIONS, Version
 from perdure.store.postgres.statements import SHARED as SQL
-from perdure.store.sharing import LETTER, TASKS, Awaited, Beat, Letter, Queue, queues_notice
+from perdure.store.sharing import LETTER, Awaited, Beat, Letter, Queue
 
-NOTICE_BYTES_MAX = 7_500  # PostgreSQL's limit is 8,000
 _SWEEP_EVERY = 100  # beats
 
 
@@ -33,6 +33,9 @@ class PostgresSharing:
         dsn: of the database.
         name: of the database, as messages show it.
         run: runs a statement and returns its rows.
+
+    Attributes:
+        news: of commits, for other nodes.
     """
 
     def __init__(self, dsn: str, name: str, run: Callable[..., Awaitable[list[Any]]]) -> None:
@@ -40,6 +43,7 @@ class PostgresSharing:
         self._run = run
         self._versions = Gathering(self._look_up_versions)
         self._listening = Listening(dsn, self._heard, self.tell)
+        self.news = News(self._tell)
         self._beats = 0
         self.node = 0
         self.has_company = False
@@ -51,7 +55,8 @@ class PostgresSharing:
         await self._listening.start(node)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Tell what is to be told, and stop listening."""
+        await self.news.close()
         await self._listening.close()
 
     @property
@@ -130,8 +135,11 @@ class PostgresSharing:
 
     async def tell(self, notice: str) -> None:
         """Send a notice to all nodes."""
-        assert len(notice.encode()) <= NOTICE_BYTES_MAX, len(notice)
-        await self._run(SQL["tell"], f"{self.node} {notice}")
+        await self._tell([notice])
+
+    async def _tell(self, notices: Sequence[str]) -> None:
+        assert all(len(notice.encode()) <= NOTICE_BYTES_MAX for notice in notices), notices
+        await self._run(SQL["tell"], [f"{self.node} {notice}" for notice in notices])
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
         """Give a sign of life, and hear what waits. Raises StoreTooNew."""
@@ -169,9 +177,3 @@ class PostgresSharing:
         """Forget nodes: their work was offered again. For this one: it leaves."""
         for node in sorted(nodes):  # one at a time: two nodes never wait for each other
             await self._run(SQL["bury"], [node])
-
-
-def notice_of(queues: Collection[Queue]) -> str:
-    """What others are told of queues that have new tasks; of too many: that there are some."""
-    notice = queues_notice(TASKS, queues)
-    return notice if len(notice.encode()) <= NOTICE_BYTES_MAX else queues_notice(TASKS, [])
