@@ -12,6 +12,7 @@ import pytest
 from perdure.store.contract import Store, Unit
 
 from .cluster import simulate_cluster
+from .shared import Database
 from .test_simulation import LosesItems, LosesMessages, Wrapped
 
 SEEDS = int(os.environ.get("CLUSTER_SEEDS", "300"))
@@ -69,3 +70,13 @@ class LastOneWins(Wrapped):
 @pytest.mark.parametrize("bug", [LastOneWins, LosesItems, LosesMessages])
 def test_a_planted_bug_is_found_with_three_nodes(bug: Callable[[Store], Any]) -> None:
     assert any(simulate_cluster(seed, wrap=bug).wrong for seed in PLANTED)
+
+
+def test_late_commits_that_are_not_made_to_be_over_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def look_only(_database: Database, _unit: Unit) -> bool:
+        return False
+
+    monkeypatch.setattr(Database, "fence", look_only)
+    assert any(simulate_cluster(seed).wrong for seed in PLANTED)
