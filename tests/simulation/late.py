@@ -23,13 +23,14 @@ class Late:
     """What the database is still to do.
 
     Args:
-        seed: decides all, and nothing else: other draws of a seed stay what they are.
+        seed: decides all, and nothing else: other draws of a seed stay what they are. None: no
+            commit is late.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self._rng = random.Random(f"late {seed}")
         self._starting: dict[WorkflowId, asyncio.Event] = {}
-        self.share = self._rng.choice([0.0, 0.0, 0.02, 0.1])
+        self.share = 0.0 if seed is None else self._rng.choice([0.0, 0.0, 0.02, 0.1])
         self.landed = 0
 
     async def commit(

@@ -38,7 +38,7 @@ from perdure.store.postgres.leases import (
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
 )
-from perdure.store.postgres.sharing import notice_of
+from perdure.store.postgres.news import notice_of
 from perdure.store.sharing import (
     AWAITED,
     FIRST_RUN,
@@ -121,6 +121,15 @@ class Database:
             if store.node != sender:
                 store.hear(notice)
 
+    def tell_soon(self, sender: int, notice: str) -> None:
+        """What a node tells after a commit; nobody does if it dies in between."""
+
+        def tell() -> None:
+            if any(store.node == sender for store in self.stores):
+                self.tell(sender, notice)
+
+        asyncio.get_running_loop().call_soon(tell)
+
     async def commit(self, units: Sequence[Unit], node: int, has_company: bool) -> list[int]:
         """Write the rows, and what goes with them."""
         left_out = await self.inner.commit(units)
@@ -130,10 +139,10 @@ class Database:
             self._keep(write, node)
         queues = {(t.namespace, t.queue, t.kind) for write in writes for t in write.put_tasks}
         if queues and has_company:
-            self.tell(node, notice_of(queues))
+            self.tell_soon(node, notice_of(queues))
         heard = sorted({write.key for write in writes if self._is_awaited(write)})
         if heard:
-            self.tell(node, f"{AWAITED} {' '.join(map(str, heard))}")
+            self.tell_soon(node, f"{AWAITED} {' '.join(map(str, heard))}")
         return left_out
 
     async def fence(self, unit: Unit) -> bool:

@@ -17,6 +17,7 @@ from perdure.store.contract import Store, StoreError
 from perdure.store.contract import Unit as Writes
 
 from .cluster import simulate_cluster
+from .shared import Database
 from .test_simulation import LosesItems, LosesMessages, Wrapped
 
 SEEDS = int(os.environ.get("CLUSTER_SEEDS", "300"))
@@ -106,3 +107,13 @@ def test_refusals_that_rest_on_what_another_node_changed_are_found(
     monkeypatch.setattr(Executions, "is_sure", bug)
     wrong = (fault for seed in RARE for fault in simulate_cluster(seed).wrong)
     assert "which was not true at any moment" in next(wrong)
+
+
+def test_late_commits_that_are_not_made_to_be_over_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def look_only(_database: Database, _unit: Unit) -> bool:
+        return False
+
+    monkeypatch.setattr(Database, "fence", look_only)
+    assert any(simulate_cluster(seed).wrong for seed in PLANTED)

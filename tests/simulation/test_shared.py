@@ -12,6 +12,7 @@ from perdure.store.sqlite import SqliteStore
 from perdure.testing import VirtualLoop
 from perdure.testing.faults import Faults
 
+from .late import Late
 from .shared import LATE_S, Database, Network, SharedStore
 from .simulate import end
 
@@ -30,7 +31,7 @@ def play(main: Callable[[SharedStore, SharedStore], Awaitable[None]]) -> float:
     async def work() -> None:
         rows = SqliteStore(":memory:")
         await rows.open()
-        database = Database(Network(), rows)
+        database = Database(Network(), rows, Late())
         stores = [SharedStore(database, Faults(), random.Random(n)) for n in range(2)]
         for store in stores:
             await store.open()

@@ -15,6 +15,7 @@ from perdure.store.sqlite import SqliteStore
 from perdure.testing import VirtualLoop
 from perdure.testing.faults import Faults
 
+from .late import Late
 from .shared import Database, Network, SharedStore
 from .simulate import deterministic, end
 
@@ -38,7 +39,7 @@ async def two_clients() -> AsyncIterator[list[Client]]:
     assert isinstance(loop, VirtualLoop)
     rows = SqliteStore(":memory:")
     await rows.open()
-    database = Database(Network(delay_s=0.001), rows)
+    database = Database(Network(delay_s=0.001), rows, Late())
     nodes = []
     for number in range(2):
         rng = random.Random(number)

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from harness import Harness, completion, settle
+from harness import Harness, complete_command, completion, settle
 from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import HistoryEventFilterType
 from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
     DescribeWorkflowExecutionResponse,
+    GetWorkflowExecutionHistoryRequest,
     QueryWorkflowRequest,
     QueryWorkflowResponse,
     RespondQueryTaskCompletedRequest,
@@ -106,3 +108,50 @@ async def test_who_asks_while_a_run_is_being_read_sees_what_was_true_when_he_ask
     may_go_on.set()
     assert (await early).workflow_execution_info.history_length == 2
     assert (await late).workflow_execution_info.history_length == 3
+
+
+def say_nothing(node: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if its process had died after each commit, before it told of it."""
+    store = node.store
+    assert isinstance(store, PostgresStore)
+    monkeypatch.setattr(store._sharing.news, "add", lambda _queues, _runs: None)
+
+
+async def beat(node: Harness) -> None:
+    assert node.node.neighbours is not None
+    await node.node.neighbours._beat()
+
+
+async def test_a_beat_finds_tasks_that_nobody_told_of(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, other = two
+    say_nothing(silent, monkeypatch)
+    poll = other.poll()
+    await settle()
+    await silent.start()
+    await beat(other)
+    assert (await asyncio.wait_for(poll, 5)).workflow_execution.workflow_id == "wf"
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_beat_finds_commits_that_somebody_waits_for(
+    two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    silent, other = two
+    await silent.start()
+    request = GetWorkflowExecutionHistoryRequest(namespace="default", wait_new_event=True)
+    request.execution.workflow_id = "wf"
+    if closes:
+        wanted = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+        request.history_event_filter_type = wanted
+    else:
+        seen = await other.service.get_workflow_execution_history(request)
+        request.next_page_token = seen.next_page_token
+    waits = asyncio.create_task(other.service.get_workflow_execution_history(request))
+    await settle()
+    task = await silent.take()
+    say_nothing(silent, monkeypatch)
+    await silent.complete(task, complete_command())
+    await beat(other)
+    assert (await asyncio.wait_for(waits, 5)).history.events

@@ -21,6 +21,7 @@ from perdure.store.contract import (
 from perdure.store.postgres import PostgresStore, sharing
 from perdure.store.postgres.choice import lock_number
 from perdure.store.postgres.leases import SECOND_NS
+from perdure.store.postgres.news import NOTICE_BYTES_MAX, News
 from perdure.store.postgres.statements import STATEMENTS
 from perdure.store.sharing import Awaited, Letter, Queue
 
@@ -170,6 +171,58 @@ async def test_a_commit_with_tasks_is_told_to_company_only(pair: Pair) -> None:
     )
 
 
+async def test_commits_do_not_wait_until_others_are_told(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed while something is being told is told together, after it."""
+    await pair.beat()
+    watched = [await new_run(pair.one) for _ in range(2)]
+    await pair.two.sharing.watch([(key, Awaited.ANY) for key in watched])
+    told: asyncio.Queue[list[str]] = asyncio.Queue()
+    go_on = asyncio.Event()
+
+    async def send(notices: list[str]) -> None:
+        told.put_nowait(notices)
+        await go_on.wait()
+
+    monkeypatch.setattr(pair.one.sharing.news, "_send", send)
+    await waiting(pair.one, 1)
+    assert await asyncio.wait_for(told.get(), WITHIN_S) == ['tasks [["default","orders",1]]']
+    for name in ("third", "second", "third"):
+        await waiting(pair.one, 1, queue=name)
+    assert await pair.one.commit([[step(key, 1)] for key in watched]) == []
+    assert told.empty()
+    go_on.set()
+    assert await asyncio.wait_for(told.get(), WITHIN_S) == [
+        'tasks [["default","second",1],["default","third",1]]',
+        f"awaited {watched[0]} {watched[1]}",
+    ]
+
+
+async def test_news_that_cannot_be_told_are_no_harm(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await pair.beat()
+
+    async def send(_: list[str]) -> None:
+        raise StoreUnavailable("no connection")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pair.one.sharing.news, "_send", send)
+        await waiting(pair.one, 1)
+        await pair.one.sharing.news.close()
+    await waiting(pair.one, 1, queue="second")
+    await hears(pair.heard_by_two, 'tasks [["default","second",1]]')
+
+
+def test_many_runs_are_told_in_several_notices() -> None:
+    news = News(lambda _: asyncio.sleep(0))
+    news._runs = dict.fromkeys(range(10**18, 10**18 + 1_000))
+    notices = news._take()
+    assert all(len(notice.encode()) <= NOTICE_BYTES_MAX for notice in notices)
+    assert sum(len(notice.split()) - 1 for notice in notices) == 1_000
+
+
 async def _first_of_tasks(notices: asyncio.Queue[str]) -> str:
     while True:
         notice = await notices.get()
@@ -215,6 +268,7 @@ async def test_who_watches_many_runs_is_told_of_all_in_notices_that_fit(pair: Pa
     assert await pair.one.commit([[start(key)] for key in keys]) == []
     await pair.two.sharing.watch([(key, Awaited.ANY) for key in keys])
     assert await pair.one.commit([[step(key, 1)] for key in keys]) == []
+    await pair.one._sharing.news.close()
     await pair.one.sharing.tell("end")
     told: list[int] = []
     async with asyncio.timeout(WITHIN_S):

@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -38,22 +38,12 @@ from perdure.store.folding import (
 )
 from perdure.store.postgres.choice import Choice, choose, lock_number
 from perdure.store.postgres.leases import MESSAGE_LEASE_NS
-from perdure.store.postgres.listening import CHANNEL
 from perdure.store.postgres.statements import LOCK_TIMEOUT, PARTS
 from perdure.store.postgres.statements import STATEMENTS as SQL
-from perdure.store.sharing import AWAITED
 
 _BEGIN: Final = (
     "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '10s'; "
     f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
-)
-
-# A notice may have 8,000 bytes, and a key has 19 digits.
-_AWAITED: Final = (
-    f"(SELECT count(pg_notify('{CHANNEL}', ${{}}::text || keys)) FROM ("
-    "SELECT string_agg(key::text, ' ') AS keys FROM ("
-    "SELECT key, row_number() OVER () / 300 AS part FROM s WHERE awaited"
-    ") AS told GROUP BY part) AS parts)"
 )
 
 Part = tuple[str, list[Any]]
@@ -61,19 +51,29 @@ Part = tuple[str, list[Any]]
 _MISMATCH: Final = (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError)
 
 
-async def write_batch(
-    connection: Any, units: Sequence[Unit], node: int, notice: str | None = None
-) -> list[int]:
-    """Write all units but those in conflict, whose positions are returned, in one transaction.
+class Written(NamedTuple):
+    """What became of a batch.
+
+    Attributes:
+        left_out: the positions of units in conflict.
+        awaited: the keys of runs with a commit that other nodes wait for; they will not be told
+            again.
+    """
+
+    left_out: list[int]
+    awaited: list[int]
+
+
+async def write_batch(connection: Any, units: Sequence[Unit], node: int) -> Written:
+    """Write all units but those in conflict, in one transaction.
 
     Args:
         connection: of asyncpg, with no transaction open.
         units: the batch.
         node: this node's number.
-        notice: what other nodes are told with the commit.
     """
     try:
-        return await _write_batch(connection, units, node, notice)
+        return await _write_batch(connection, units, node)
     finally:
         await _leave_transaction(connection)
 
@@ -99,37 +99,34 @@ async def _leave_transaction(connection: Any) -> None:
             await connection.execute("ROLLBACK")
 
 
-async def _write_batch(
-    connection: Any, units: Sequence[Unit], node: int, notice: str | None
-) -> list[int]:
+async def _write_batch(connection: Any, units: Sequence[Unit], node: int) -> Written:
     try:
         rows = fold(units)
         if not rows.states:
-            return []
+            return Written([], [])
         starts = new_records(rows)
         if starts:
             await _begin(connection, starts)
-            await _write(connection, rows, starts, node, notice)
+            awaited = await _write(connection, rows, starts, node)
             await connection.execute("COMMIT")
         else:
-            await _write(connection, rows, starts, node, notice)
-        return []
+            awaited = await _write(connection, rows, starts, node)
+        return Written([], awaited)
     except (Conflict, *_MISMATCH):
         await _leave_transaction(connection)
-    return await _write_chosen(connection, units, node, notice)
+    return await _write_chosen(connection, units, node)
 
 
-async def _write_chosen(
-    connection: Any, units: Sequence[Unit], node: int, notice: str | None
-) -> list[int]:
+async def _write_chosen(connection: Any, units: Sequence[Unit], node: int) -> Written:
     starts = [write.record for unit in units for write in unit if not write.based_on]
     await _begin(connection, [record for record in starts if record is not None])
     chosen, left_out = choose(await _facts(connection, units), units)
+    awaited: list[int] = []
     if chosen:
         rows = fold(chosen)
-        await _write(connection, rows, new_records(rows), node, notice)
+        awaited = await _write(connection, rows, new_records(rows), node)
     await connection.execute("COMMIT")
-    return left_out
+    return Written(left_out, awaited)
 
 
 async def _begin(connection: Any, starts: Sequence[Record]) -> None:
@@ -165,24 +162,22 @@ def new_records(rows: Rows) -> list[Record]:
     return [record for key, record in rows.records.items() if not rows.states[key].based_on]
 
 
-async def _write(
-    connection: Any, rows: Rows, starts: Sequence[Record], node: int, notice: str | None
-) -> None:
-    """Write everything; raises one of _MISMATCH when it is not as the batch assumes."""
+async def _write(connection: Any, rows: Rows, starts: Sequence[Record], node: int) -> list[int]:
+    """Write everything; the keys of runs that are awaited.
+
+    Raises one of _MISMATCH when it is not as the batch assumes.
+    """
     names, parameters, counts = _parts(rows, node)
-    if notice is not None:
-        parameters.append(f"{node} {notice}")
-    if "states" in names:
-        parameters.append(f"{node} {AWAITED} ")
-    await connection.fetch(_statement(names, notice is not None), *parameters, *counts)
+    [(awaited, *_)] = await connection.fetch(_statement(names), *parameters, *counts)
     if starts:
         written = await connection.fetch(SQL["insert_records"], *_columns(map(_record_row, starts)))
         if len(written) != len(starts):
             raise Conflict
+    return list(awaited)
 
 
 @cache
-def _statement(names: tuple[str, ...], with_notice: bool) -> str:
+def _statement(names: tuple[str, ...]) -> str:
     """The statement that is made of these parts."""
     count = 0
     parts = []
@@ -195,13 +190,7 @@ def _statement(names: tuple[str, ...], with_notice: bool) -> str:
             text = text.replace(f"{{{place}}}", f"${count + place}")
         count += len(places)
         parts.append(text)
-    columns = []
-    if with_notice:
-        count += 1
-        columns.append(f"pg_notify('{CHANNEL}', ${count}::text)")
-    if "states" in names:
-        count += 1
-        columns.append(_AWAITED.format(count))
+    columns = ["ARRAY(SELECT key FROM s WHERE awaited)" if "states" in names else "'{}'::bigint[]"]
     checks = []
     for name, counted in (("states", "s"), ("records", "r"), ("drop_tasks", "dt")):
         if name in names:
@@ -209,7 +198,7 @@ def _statement(names: tuple[str, ...], with_notice: bool) -> str:
             checks.append(f"(SELECT count(*) FROM {counted}) = ${count}::bigint")
     if checks:
         columns.append(f"1 / (CASE WHEN {' AND '.join(checks)} THEN 1 ELSE 0 END)")
-    return f"WITH {', '.join(parts)} SELECT {', '.join(columns) or '1'}"
+    return f"WITH {', '.join(parts)} SELECT {', '.join(columns)}"
 
 
 def _parts(rows: Rows, node: int) -> tuple[tuple[str, ...], list[Any], list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from perdure.store.contract import MessageRow, StoreError, StoreUnavailable, TaskRow
@@ -21,21 +21,11 @@ from perdure.store.postgres.leases import (
     TASK_LEASE_NS,
 )
 from perdure.store.postgres.listening import ECHO, Listening
+from perdure.store.postgres.news import NOTICE_BYTES_MAX, News, notice_of
 from perdure.store.postgres.schema import MIGRATIONS, Version
 from perdure.store.postgres.statements import SHARED as SQL
-from perdure.store.sharing import (
-    FIRST_RUN,
-    LETTER,
-    TASKS,
-    Awaited,
-    Beat,
-    Letter,
-    Orphans,
-    Queue,
-    queues_notice,
-)
+from perdure.store.sharing import FIRST_RUN, LETTER, Awaited, Beat, Letter, Orphans, Queue
 
-NOTICE_BYTES_MAX = 7_500  # PostgreSQL's limit is 8,000
 # One page takes some milliseconds, so that nothing else of the node waits for it.
 _SWEPT_AT_ONCE = 5_000
 _ORPHANS_AT_ONCE = 1_000
@@ -50,6 +40,9 @@ class PostgresSharing:
         name: of the database, as messages show it.
         run: runs a statement and returns its rows.
         allocate: gives fresh ids; see Store.allocate.
+
+    Attributes:
+        news: of commits, for other nodes.
     """
 
     def __init__(
@@ -66,6 +59,7 @@ class PostgresSharing:
         self._listening = Listening(dsn, self._heard)
         self._swept_to = 0
         self._judges_ns = _NEVER  # from when and until when it may say that others are dead
+        self.news = News(self._tell)
         self.node = 0
         self.has_company = False
         self.listener: Callable[[str], None] = lambda _: None
@@ -76,7 +70,8 @@ class PostgresSharing:
         await self._listening.start(node)
 
     async def close(self) -> None:
-        """Stop listening."""
+        """Tell what is to be told, and stop listening."""
+        await self.news.close()
         await self._listening.close()
 
     def reconnect(self) -> None:
@@ -164,8 +159,11 @@ class PostgresSharing:
 
     async def tell(self, notice: str) -> None:
         """Send a notice to all nodes."""
-        assert len(notice.encode()) <= NOTICE_BYTES_MAX, len(notice)
-        await self._run(SQL["tell"], f"{self.node} {notice}")
+        await self._tell([notice])
+
+    async def _tell(self, notices: Sequence[str]) -> None:
+        assert all(len(notice.encode()) <= NOTICE_BYTES_MAX for notice in notices), notices
+        await self._run(SQL["tell"], [f"{self.node} {notice}" for notice in notices])
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
         """Give a sign of life, and hear what waits. Raises StoreTooNew."""
@@ -244,9 +242,3 @@ class PostgresSharing:
                 await self._run(SQL["leave"], node)
             else:
                 await self._run(SQL["bury"], node, SILENT_NODE_LIVES_NS)
-
-
-def notice_of(queues: Collection[Queue]) -> str:
-    """What others are told of queues that have new tasks; of too many: that there are some."""
-    notice = queues_notice(TASKS, queues)
-    return notice if len(notice.encode()) <= NOTICE_BYTES_MAX else queues_notice(TASKS, [])

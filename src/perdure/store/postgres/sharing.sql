@@ -98,7 +98,7 @@ DELETE FROM perdure.letters WHERE id IN (
 RETURNING created_ns, id, address, body;
 
 -- name: tell
-SELECT pg_notify('perdure', $1);
+SELECT pg_notify('perdure', notice) FROM unnest($1::text[]) AS notice WHERE {quick};
 
 -- name: beat
 -- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses,

@@ -25,17 +25,17 @@ from perdure.store.contract import (
     Unit,
 )
 from perdure.store.postgres import connections, reads, render, schema
-from perdure.store.postgres.batch import delete_runs, write_batch
+from perdure.store.postgres.batch import Written, delete_runs, write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.indexes import Indexes
 from perdure.store.postgres.parts import Part, is_served, parts
 from perdure.store.postgres.settling import settle
-from perdure.store.postgres.sharing import PostgresSharing, notice_of
+from perdure.store.postgres.sharing import PostgresSharing
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Custom, Query
-from perdure.store.sharing import FIRST_RUN, NAMESPACES, Sharing
+from perdure.store.sharing import FIRST_RUN, NAMESPACES, Queue, Sharing
 
 ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
 CHANGES_PAGE: Final = 500
@@ -120,9 +120,10 @@ class PostgresStore:
 
     async def commit(self, units: Sequence[Unit]) -> list[int]:
         """Write all units but those in conflict, in one transaction; see Store.commit."""
-        notice = _notice(units) if self._sharing.has_company else None
-        left_out: list[int] = await self._write(write_batch, units, self.node, notice)
-        return left_out
+        written: Written = await self._write(write_batch, units, self.node)
+        queues = _queues(units) if self._sharing.has_company else ()
+        self._sharing.news.add(queues, written.awaited)
+        return written.left_out
 
     async def settle(self, units: Sequence[Unit]) -> list[int]:
         """Wait for a commit that failed, and make it fail if it did not begin; see Store.settle."""
@@ -341,12 +342,11 @@ async def _fetch(connection: Any, statement: str, *parameters: object) -> list[A
     return rows
 
 
-def _notice(units: Sequence[Unit]) -> str | None:
-    """What other nodes are told of a batch: which queues have new tasks."""
-    queues = {
+def _queues(units: Sequence[Unit]) -> set[Queue]:
+    """The queues that have new tasks."""
+    return {
         (task.namespace, task.queue, task.kind)
         for unit in units
         for write in unit
         for task in write.put_tasks
     }
-    return notice_of(queues) if queues else None
