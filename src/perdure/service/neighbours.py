@@ -284,7 +284,7 @@ class Neighbours:
         return (await self.survey(method, request))[0]
 
     async def survey(self, method: str, request: Message) -> tuple[list[Any], bool]:
-        """The same, and whether all nodes said it, or leave: what others know is unknown."""
+        """The same, and whether all nodes said it: what the others know is unknown."""
         if not self.has_company or RELAYED.get():
             return [], not self.has_company
         deadline_ns = until(self._node.clock.now_ns(), _ANSWER_NS)
@@ -302,8 +302,8 @@ class Neighbours:
                 log.warning("a node did not say what it knows (%s): %s", method, answer.message)
             elif isinstance(answer, BaseException):
                 raise answer
-        silent = [a for a in answers if a is None or isinstance(a, RPCError)]
-        return [a for a in answers if not (a is None or isinstance(a, Exception))], not silent
+        said = [a for a in answers if a is not None and not isinstance(a, Exception)]
+        return said, len(said) == len(asked)
 
     async def spread_namespaces(self) -> None:
         """One was changed here: wait until the others know."""
