@@ -132,13 +132,15 @@ class TaskQueueRPCs:
             raise Unavailable(f"The database cannot be read: {error}") from error
 
     def _pollers(self, queue: TaskQueue) -> list[PollerInfo]:
+        """Who polls now, or did a while ago; a poll that is open is an access now."""
         now_ns = self.node.clock.now_ns()
         parked = {poll.identity for poll in queue.polls}
         found = []
         for identity, seen_ns in reversed(queue.pollers.items()):
-            if identity in parked or now_ns - seen_ns <= self.node.settings.poller_seen_ns:
+            last_ns = now_ns if identity in parked else seen_ns
+            if now_ns - last_ns <= self.node.settings.poller_seen_ns:
                 info = PollerInfo(identity=identity, rate_per_second=100_000)
-                info.last_access_time.CopyFrom(timestamp(seen_ns))
+                info.last_access_time.CopyFrom(timestamp(last_ns))
                 found.append(info)
         return found
 

@@ -70,6 +70,15 @@ async def test_the_enhanced_mode_shows_what_is_asked_for(node: Harness) -> None:
     poll.cancel()
 
 
+async def test_a_poll_that_is_open_for_long_is_seen_now(node: Harness) -> None:
+    poll = node.poll()
+    await settle()
+    await node.clock.advance(30)
+    [poller] = (await described(node)).pollers
+    assert poller.last_access_time.ToNanoseconds() == node.clock.now_ns()
+    poll.cancel()
+
+
 # -- how fast tasks come and go --------------------------------------------------------------------
 
 
