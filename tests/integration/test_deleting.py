@@ -285,6 +285,31 @@ async def test_retention_goes_on_after_an_error(
 
 
 @virtual
+async def test_a_run_that_cannot_be_let_go_yet_waits_for_the_next_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with staged() as stage:
+        for namespace in ("m", "n"):
+            await register(stage, namespace)
+            await close_in(stage, namespace, "w")
+        store, delete = stage.node.store, stage.node.store.delete
+        kept = await stage.node.executions.resolve("m", "w")
+
+        async def delete_some(*keys: int) -> int:
+            if kept in keys:
+                raise StoreUndelivered("not yet")
+            return await delete(*keys)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(store, "delete", delete_some)
+            await asyncio.sleep(26 * 3600)
+            assert len(await store.list_runs(Query("m"))) == 1
+            assert await store.list_runs(Query("n")) == []
+        await asyncio.sleep(2 * 3600)
+        assert await store.list_runs(Query("m")) == []
+
+
+@virtual
 async def test_a_run_that_cannot_be_read_is_removed_like_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

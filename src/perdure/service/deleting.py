@@ -166,19 +166,21 @@ class Purger:
                 closed = And((Compare(Column.CLOSE, ">", 0), Compare(Column.CLOSE, "<", before_ns)))
                 oldest = (Order(Column.CLOSE),)  # an index has them side by side
                 try:
-                    await self._purge(Query(namespace.name, closed, oldest, limit=_PAGE))
+                    over = Query(namespace.name, closed, oldest, limit=_PAGE)
+                    await self._purge(over, for_good=False)
                 except Exception:  # the other namespaces', and the next sweep, are none the worse
                     log.exception("runs of %s cannot be let go", namespace.name)
         self.watch_retention()
 
     # -- removing ----------------------------------------------------------------------------------
 
-    async def _purge(self, query: Query) -> None:
-        """Remove all runs that a query selects, but those that never can be."""
+    async def _purge(self, query: Query, *, for_good: bool = True) -> None:
+        """Remove all runs that a query selects, but those that never can be. Unless that is
+        `for_good`, those that have yet to tell others something are left for the next time."""
         removed = undelivered = 1
-        while removed or undelivered:
+        while removed or (undelivered and for_good):
             removed, undelivered = await self._purge_once(query)
-            if undelivered:
+            if undelivered and for_good:
                 await self._pause()
 
     async def _purge_once(self, query: Query) -> tuple[int, int]:
