@@ -48,6 +48,9 @@ _BEGIN: Final = (
 
 Part = tuple[str, list[Any]]
 
+_COUNTED: Final = {"states": "s", "records": "r", "new_records": "nr", "drop_tasks": "dt"}
+"""The parts that must concern as many rows as they were given, and what they call those."""
+
 _MISMATCH: Final = (asyncpg.DivisionByZeroError, asyncpg.UniqueViolationError)
 
 
@@ -167,12 +170,29 @@ async def _write(connection: Any, rows: Rows, starts: Sequence[Record], node: in
 
     Raises one of _MISMATCH when it is not as the batch assumes.
     """
-    names, parameters, counts = _parts(rows, node)
+    parts = _parts(rows, node)
+    started = [("new_records", _columns(map(_record_row, starts)))] if starts else []
+    if not _follow(starts, rows):
+        return await _execute(connection, parts + started)
+    awaited = await _execute(connection, parts)
+    await _execute(connection, started)  # now that their workflow ids are free
+    return awaited
+
+
+def _follow(starts: Sequence[Record], rows: Rows) -> bool:
+    """Whether a run that starts may have a predecessor that the same batch closes."""
+    ids = {(record.namespace, record.workflow_id) for record in starts}
+    return any(
+        (record.namespace, record.workflow_id) in ids and rows.states[key].based_on
+        for key, record in rows.records.items()
+    )
+
+
+async def _execute(connection: Any, parts: Sequence[Part]) -> list[int]:
+    names = tuple(name for name, _ in parts)
+    parameters = [parameter for _, own in parts for parameter in own]
+    counts = [len(own[0]) for name, own in parts if name in _COUNTED]
     [(awaited, *_)] = await connection.fetch(_statement(names), *parameters, *counts)
-    if starts:
-        written = await connection.fetch(SQL["insert_records"], *_columns(map(_record_row, starts)))
-        if len(written) != len(starts):
-            raise Conflict
     return list(awaited)
 
 
@@ -192,17 +212,17 @@ def _statement(names: tuple[str, ...]) -> str:
         parts.append(text)
     columns = ["ARRAY(SELECT key FROM s WHERE awaited)" if "states" in names else "'{}'::bigint[]"]
     checks = []
-    for name, counted in (("states", "s"), ("records", "r"), ("drop_tasks", "dt")):
-        if name in names:
+    for name in names:
+        if name in _COUNTED:
             count += 1
-            checks.append(f"(SELECT count(*) FROM {counted}) = ${count}::bigint")
+            checks.append(f"(SELECT count(*) FROM {_COUNTED[name]}) = ${count}::bigint")
     if checks:
         columns.append(f"1 / (CASE WHEN {' AND '.join(checks)} THEN 1 ELSE 0 END)")
     return f"WITH {', '.join(parts)} SELECT {', '.join(columns)}"
 
 
-def _parts(rows: Rows, node: int) -> tuple[tuple[str, ...], list[Any], list[int]]:
-    """The parts that a batch needs, their parameters, and how many rows must have been there."""
+def _parts(rows: Rows, node: int) -> list[Part]:
+    """The parts that a batch needs, but for the records of new runs, with their parameters."""
     known = [(key, state) for key, state in rows.states.items() if state.based_on]
     new = [(key, state) for key, state in rows.states.items() if not state.based_on]
     records = [(key, r) for key, r in rows.records.items() if rows.states[key].based_on]
@@ -226,10 +246,7 @@ def _parts(rows: Rows, node: int) -> tuple[tuple[str, ...], list[Any], list[int]
     put_messages, drop_messages = _settle(rows.messages, rows.drop_messages)
     add("drop_messages", [(message_id,) for message_id in drop_messages])
     add("put_messages", [(m.id, m.key, m.body) for m in put_messages], MESSAGE_LEASE_NS)
-    names = tuple(name for name, _ in parts)
-    parameters = [parameter for _, own in parts for parameter in own]
-    counts = [len(table) for table in (known, records, drop_tasks) if table]
-    return names, parameters, counts
+    return parts
 
 
 def _settle(puts: list[Any], drops: list[int]) -> tuple[list[Any], list[int]]:

@@ -83,8 +83,11 @@ RETURNING {quick};
 
 -- name: post
 -- The number is of the node's own block of ids. nextval('perdure.ids') in its place would use up a
--- block, and as this transaction does not wait for the disk, hand it out again after a crash.
-INSERT INTO perdure.letters (id, address, created_ns, body) VALUES ($1, $2, {now}, $3)
+-- block, and as this transaction does not wait for the disk, hand it out again after a crash. The
+-- column's own sequence, of older nodes, is unlogged as its table is, and on PostgreSQL 15 to 17 broken
+-- for good ("bad magic number in sequence") once a replica was promoted.
+INSERT INTO perdure.letters (id, address, created_ns, body) OVERRIDING SYSTEM VALUE
+VALUES ($1, $2, {now}, $3)
 RETURNING pg_notify('perdure', $4), {quick};
 
 -- name: take_back

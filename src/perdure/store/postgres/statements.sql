@@ -1,30 +1,6 @@
 -- Every fixed statement of the PostgreSQL store but the commit's, by name. List and count are
 -- rendered in render.py, the commit is put together in batch.py. {record} is the fields of Record.
 
--- name: insert_records
-INSERT INTO perdure.runs ({record})
-SELECT
-    key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ns, execution_ns,
-    close_ns, history_length, history_size_bytes, transition_count, parent_workflow_id,
-    parent_run_id, root_workflow_id, root_run_id, first_run_id, search_attributes::jsonb, info,
-    memo, attributes
-FROM unnest(
-    $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
-    $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[],
-    $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::bytea[],
-    $21::bytea[], $22::bytea[]
-) AS u (
-    key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ns, execution_ns,
-    close_ns, history_length, history_size_bytes, transition_count, parent_workflow_id,
-    parent_run_id, root_workflow_id, root_run_id, first_run_id, search_attributes, info, memo,
-    attributes
-)
-WHERE u.close_ns > 0 OR NOT EXISTS (
-    SELECT FROM perdure.runs AS r
-    WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id AND r.close_ns = 0
-)
-RETURNING key;
-
 -- name: lock_states
 SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]) ORDER BY key
 FOR NO KEY UPDATE;
