@@ -37,15 +37,40 @@ class NodeAgainstOracle(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = VirtualLoop()
         self.model = model.Model()
-        self.disk = Disk()
-        self.node = self.run(self.disk.open(random.Random(0)))
-        self.driver = Driver(self.node.service)
+        self.open()
         self.run_ids: dict[tuple[str, int], str] = {}
         self.tasks: list[Held] = []
         self.activities: list[Held] = []
         self.names = 0
+
+    # -- the node, its database and its time -------------------------------------------------------
+
+    def open(self) -> None:
+        """The first process."""
+        self.loop: asyncio.AbstractEventLoop = VirtualLoop()
+        self.disk = Disk()
+        node = self.run(self.disk.open(random.Random(0)))
+        self.driver = Driver(node.service)
+
+    def reopen(self) -> None:
+        """The process dies and another opens the same database."""
+        node = self.run(self.disk.crash_and_open(random.Random(self.names)))
+        self.driver = Driver(node.service)
+
+    def close(self) -> None:
+        """The end of the world."""
+        self.run(self.disk.close())
+
+    def elapsed_ms(self) -> int:
+        """How much time has passed."""
+        return int(self.loop.time() * 1000)
+
+    async def pass_time(self, length_ms: int) -> None:
+        """Let time pass, and what is due happen."""
+        await asyncio.sleep(length_ms / 1000)
+
+    # -- both --------------------------------------------------------------------------------------
 
     def run(self, coroutine: Any) -> Any:
         return self.loop.run_until_complete(coroutine)
@@ -70,7 +95,7 @@ class NodeAgainstOracle(RuleBasedStateMachine):
 
     def catch_up(self) -> None:
         """Bring the oracle to the node's time: calls cost a little virtual time."""
-        self.model.advance(int(self.loop.time() * 1000))
+        self.model.advance(self.elapsed_ms())
 
     def new_name(self) -> str:
         self.names += 1
@@ -232,7 +257,7 @@ class NodeAgainstOracle(RuleBasedStateMachine):
     @precondition(lambda self: all(not _retried(run) for run in self.model.runs))
     @rule(length=MILLISECONDS)
     def wait(self, length: int) -> None:
-        self.run(asyncio.sleep(length / 1000))
+        self.run(self.pass_time(length))
         self.catch_up()
 
     @rule()
@@ -240,8 +265,7 @@ class NodeAgainstOracle(RuleBasedStateMachine):
         """The process dies and another opens the same database."""
         self.catch_up()
         self.model.restart()
-        self.node = self.run(self.disk.crash_and_open(random.Random(self.names)))
-        self.driver = Driver(self.node.service)
+        self.reopen()
 
     # -- what must always hold ---------------------------------------------------------------------
 
@@ -270,7 +294,7 @@ class NodeAgainstOracle(RuleBasedStateMachine):
             assert self.run(self.driver.count(query)) == self.model.count(status)
 
     def teardown(self) -> None:
-        self.run(self.disk.close())
+        self.close()
         self.loop.close()
 
 

@@ -60,9 +60,10 @@ class Matching:
         self.arrived: Callable[[TaskQueue], None] = lambda _: None  # its first poll
 
     async def open(self) -> None:
-        """Look at every queue that has waiting tasks, and read its first window."""
+        """Look at every queue that has waiting tasks, and read its first window: what is put there
+        from now on comes behind."""
         for queue, backlogs in self._queues_of(await self._store.backlogs()):
-            queue.rows.forget()  # tasks taken back just now are not the oldest
+            queue.rows.forget()
             queue.ranking.restore(backlogs)
             if not isinstance(queue.rows, LeasedWindow):  # else when somebody polls
                 await self._load(queue)

@@ -129,10 +129,9 @@ class Node:
             self.executions.committer.open()
             if self.neighbours is not None:
                 await self.neighbours.open()
-            else:
-                await self._take_back()
             await self.matching.open()
             if self.neighbours is None:
+                await self._take_back()
                 await self._redirect_orphans()
             await self.courier.open()
             await self.alarms.open()

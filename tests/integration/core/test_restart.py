@@ -42,6 +42,20 @@ async def test_what_was_there_is_there_again(on_disk: Callable[[], Store]) -> No
     await node.close()
 
 
+async def test_what_a_dead_worker_held_comes_behind_what_waited(
+    on_disk: Callable[[], Store],
+) -> None:
+    node = await Harness(on_disk).open()
+    for workflow_id in ("held", "first", "second"):
+        await node.start(workflow_id)
+    assert (await node.take()).workflow_execution.workflow_id == "held"
+    await node.reopen()
+    tasks = [await node.take() for _ in range(3)]
+    found = [task.workflow_execution.workflow_id for task in tasks]
+    assert found == ["first", "second", "held"]
+    await node.close()
+
+
 class Crashing:
     """Nodes over one disk, each of which dies without a word."""
 
