@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from temporalio.api.command.v1 import Command
@@ -106,10 +107,18 @@ def command(kind: str, name: str) -> Command:
 
 
 class Driver:
-    """RPC calls on one node, with short polls: an empty queue answers at once."""
+    """RPC calls on one node, with short polls: an empty queue answers at once.
 
-    def __init__(self, service: Any) -> None:
+    Args:
+        service: of the node.
+        patience_s: how long a poll of a kind of tasks waits, for nodes that live in real time.
+    """
+
+    def __init__(
+        self, service: Any, patience_s: Callable[[str], float] = lambda kind: 0.001
+    ) -> None:
         self.service = service
+        self.patience_s = patience_s
 
     async def start(self, workflow_id: str, request_id: str, reuse: str, conflict: str) -> str:
         request = StartWorkflowExecutionRequest(
@@ -153,7 +162,8 @@ class Driver:
     async def poll_workflow(self) -> PollWorkflowTaskQueueResponse | None:
         request = PollWorkflowTaskQueueRequest(namespace="default", identity="driver")
         request.task_queue.name = QUEUE
-        task = await _soon(self.service.poll_workflow_task_queue(request))
+        poll = self.service.poll_workflow_task_queue(request)
+        task = await _soon(poll, self.patience_s("workflow"))
         return task if task is not None and task.task_token else None
 
     async def complete_task(self, token: bytes, commands: list[tuple[str, str]]) -> None:
@@ -171,7 +181,8 @@ class Driver:
     async def poll_activity(self) -> PollActivityTaskQueueResponse | None:
         request = PollActivityTaskQueueRequest(namespace="default", identity="driver")
         request.task_queue.name = QUEUE
-        task = await _soon(self.service.poll_activity_task_queue(request))
+        poll = self.service.poll_activity_task_queue(request)
+        task = await _soon(poll, self.patience_s("activity"))
         return task if task is not None and task.task_token else None
 
     async def complete_activity(self, token: bytes) -> None:
@@ -219,9 +230,9 @@ class Driver:
         return int(response.count)
 
 
-async def _soon(poll: Any) -> Any:
+async def _soon(poll: Any, patience_s: float) -> Any:
     """A poll's answer if there is one now; a node must stand polls that are given up."""
     try:
-        return await asyncio.wait_for(poll, timeout=0.001)
+        return await asyncio.wait_for(poll, timeout=patience_s)
     except TimeoutError:
         return None

@@ -38,6 +38,7 @@ class NodeAgainstOracle(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.model = model.Model()
+        self.expected: Any = None
         self.open()
         self.run_ids: dict[tuple[str, int], str] = {}
         self.tasks: list[Held] = []
@@ -79,9 +80,9 @@ class NodeAgainstOracle(RuleBasedStateMachine):
         """Run the oracle's call and the node's; both answer, or both refuse for the same reason."""
         self.catch_up()
         refusal = None
-        answer = result = None
+        answer = result = self.expected = None
         try:
-            answer = expected()
+            answer = self.expected = expected()
         except model.Refused as error:
             refusal = str(error)
         try:

@@ -21,7 +21,7 @@ from temporalio.api.workflowservice.v1 import (
     RespondWorkflowTaskFailedRequest,
 )
 
-from perdure.api.errors import NotFound, RPCError, Unavailable
+from perdure.api.errors import Cancelled, NotFound, RPCError, Unavailable
 from perdure.engine import activities, outbox, priorities, workflow_tasks
 from perdure.engine.execution import Execution
 from perdure.engine.state import Activity, WorkflowTask
@@ -459,6 +459,8 @@ class Dispatcher:
                 break
             except NotFound:
                 break
+            except Cancelled:  # this node ends, and who comes next takes it back
+                return
             except Unavailable:
                 pause_ns = self._settings.retry_ns
                 await sleep_until(self._clock, self._clock.now_ns() + pause_ns)
