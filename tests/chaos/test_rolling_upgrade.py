@@ -30,6 +30,9 @@ worker's old copy of a run."""
 FORMER = "252ce67"
 """A commit that leaves room for older nodes, and knows when it may go on itself."""
 
+RECENT = "811276f"
+"""A commit whose nodes still tell others of a commit within it, and judge at once who is dead."""
+
 STEPS = 8
 """So many acknowledgements are waited for in each phase."""
 
@@ -146,10 +149,11 @@ def test_the_former_commit_is_really_run(tmp_path: Path, commit: str) -> None:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("commit", [FORMER, RECENT])
 async def test_nodes_of_two_commits_share_a_database_while_the_old_are_replaced(
-    tmp_path: Path, postgres_dsn: str
+    tmp_path: Path, postgres_dsn: str, commit: str
 ) -> None:
-    former, present = former_source(FORMER, tmp_path / "former"), ROOT / "src"
+    former, present = former_source(commit, tmp_path / "former"), ROOT / "src"
     folder = tmp_path / "upgrade"
     with upgrading(folder, postgres_dsn, former) as upgrade:
         first = upgrade.start_node(0, former)  # its schema is what the new one finds
