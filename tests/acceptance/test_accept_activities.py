@@ -191,7 +191,8 @@ async def test_heartbeat_details_reach_the_next_attempt() -> None:
         ),
     ):
         assert await env.client.execute(one, "beats", "b", "beats") == ["half", 50]
-        assert CALLS["b"] == [[], ["half", 50]]
+        # On a busy machine an attempt may be over its 50 ms before its answer is there.
+        assert CALLS["b"][:2] == [[], ["half", 50]]
 
 
 async def _pending(handle: WorkflowHandle[Any]) -> Any:
