@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -15,8 +16,6 @@ import pytest
 from pg_stage import Traffic, server_of_its_own, until
 
 import postgres
-
-MIB = 1024 * 1024
 
 
 @contextmanager
@@ -39,12 +38,16 @@ def small_disk(size_mib: int) -> Iterator[Path]:
         directory.rmdir()
 
 
-def fill(directory: Path, *, leave: int) -> Path:
-    """Take a disk's room with a file, but for so many bytes."""
+def fill(directory: Path) -> Path:
+    """Take all of a disk's room with a file, though the database takes some of it meanwhile."""
     ballast = directory / "ballast"
-    free = os.statvfs(directory)
-    with ballast.open("wb") as file:
-        file.write(bytes(max(0, free.f_bavail * free.f_frsize - leave)))
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(64 * 1024))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
     return ballast
 
 
@@ -53,7 +56,7 @@ async def test_the_disk_of_the_tables_is_full() -> None:
         await server.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
         await server.execute("CREATE DATABASE small TABLESPACE small")
         async with Traffic.on(server.dsn("small")) as traffic:
-            ballast = fill(disk, leave=0)
+            ballast = fill(disk)
             error = await traffic.trouble()
             assert "disk is full" in error.message
             assert "No space left" in error.message
@@ -70,7 +73,7 @@ async def test_the_disk_of_the_log_is_full() -> None:
     ):
         await server.execute("CREATE DATABASE small")
         async with Traffic.on(server.dsn("small")) as traffic:
-            ballast = fill(disk, leave=0)
+            ballast = fill(disk)
             await traffic.trouble()
             await until(lambda: "PANIC" in server.log(), traffic.died)
             assert "No space left on device" in server.log()
