@@ -8,6 +8,11 @@ from perdure.store.query import Column, Field, Order, Query, Scalar
 NEWEST_FIRST = (Order(Column.START, descending=True),)
 
 NULL_WHEN_ZERO = frozenset({Column.CLOSE})
+NULL_WHEN_OPEN = frozenset(
+    {Column.DURATION, Column.HISTORY_LENGTH, Column.HISTORY_SIZE, Column.TRANSITION_COUNT}
+)
+"""Known of closed runs only, as in Temporal: a list's row is not written at every step."""
+
 NULL_WHEN_EMPTY = frozenset(
     {
         Column.PARENT_WORKFLOW_ID,
@@ -27,8 +32,10 @@ def value(record: Record, field: Field) -> Scalar | list[str] | None:
     """A field of a record as filters see it; None stands for SQL's NULL."""
     if not isinstance(field, Column):
         return record.search_attributes.get(field.name)
+    if field in NULL_WHEN_OPEN and not record.close_ns:
+        return None
     if field is Column.DURATION:
-        return record.close_ns - record.execution_ns if record.close_ns else None
+        return record.close_ns - record.execution_ns
     found: Scalar = getattr(record, field.value)
     if field in NULL_WHEN_ZERO or field in NULL_WHEN_EMPTY:
         return found or None

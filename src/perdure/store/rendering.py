@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.store.contract import Record
-from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_ZERO, sort_terms
+from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_OPEN, NULL_WHEN_ZERO, sort_terms
 from perdure.store.query import (
     And,
     Column,
@@ -134,8 +134,8 @@ class Rendering:
         """A field's value, NULL when the run has none; to be compared with values like `value`."""
         if isinstance(field, Custom):
             return self.custom(field, value)
-        if field is Column.DURATION:
-            return "(CASE WHEN close_ns = 0 THEN NULL ELSE close_ns - execution_ns END)"
+        if field in NULL_WHEN_OPEN:
+            return when_closed(field)
         if field in NULL_WHEN_ZERO:
             return f"nullif({field.value}, 0)"
         if field in NULL_WHEN_EMPTY:
@@ -235,11 +235,17 @@ def _later(name: str, bound: str, descending: bool) -> str:
     return f"{name} < {bound}" if descending else f"{name} > {bound}"
 
 
+def when_closed(field: Column) -> str:
+    """One of NULL_WHEN_OPEN as SQL."""
+    value = "close_ns - execution_ns" if field is Column.DURATION else field.value
+    return f"(CASE WHEN close_ns = 0 THEN NULL ELSE {value} END)"
+
+
 def nullable(field: Field) -> bool:
     """Whether a run may have no value there."""
     return (
         isinstance(field, Custom)
-        or field is Column.DURATION
+        or field in NULL_WHEN_OPEN
         or field in NULL_WHEN_ZERO
         or field in NULL_WHEN_EMPTY
     )

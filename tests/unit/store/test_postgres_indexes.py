@@ -1,4 +1,4 @@
-"""Indexes of custom attributes on PostgreSQL: made and dropped beside the work, used by lists."""
+"""Indexes of what only some runs have, on PostgreSQL: made and dropped beside the work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store_contract import record, start
 
 from perdure.store.contract import Write
 from perdure.store.postgres import PostgresStore, indexes, render
-from perdure.store.postgres.indexes import PREFIX, name_of, plan
+from perdure.store.postgres.indexes import BUILT_IN, PREFIX, name_of, plan
 from perdure.store.postgres.parts import parts
 from perdure.store.query import (
     And,
@@ -23,6 +23,7 @@ from perdure.store.query import (
     Compare,
     Condition,
     Custom,
+    Field,
     In,
     IsNull,
     Kind,
@@ -94,8 +95,8 @@ async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def until_indexed(dsn: str, attributes: Sequence[Custom]) -> None:
-    """Wait until these have an index, and no others."""
-    wanted = {name_of(attribute): True for attribute in attributes}
+    """Wait until these and the built-in ones have an index, and no others."""
+    wanted = {name_of(attribute): True for attribute in (*BUILT_IN, *attributes)}
 
     async def are() -> bool:
         return await there(dsn) == wanted and await statistics(dsn) == wanted.keys()
@@ -107,7 +108,7 @@ async def until_ready(store: PostgresStore, attributes: Sequence[Custom]) -> Non
     """Wait until a store knows that just these have an index, with statistics."""
 
     async def are() -> bool:
-        return store._indexes.ready == set(attributes)
+        return store._indexes.ready == {*BUILT_IN, *attributes}
 
     await until(are)
 
@@ -136,7 +137,7 @@ async def plans(dsn: str, query: Query) -> list[str]:
     return found
 
 
-RARE_VALUES: list[tuple[Condition, Custom]] = [
+RARE_VALUES: list[tuple[Condition, Field]] = [
     (Compare(COUNT, ">", 2_990), COUNT),
     (Compare(COUNT, ">=", 2_990.5), COUNT),
     (Compare(COUNT, "=", 7.0), COUNT),
@@ -163,6 +164,64 @@ async def test_rare_values_are_found_by_their_index(
     for condition, attribute in RARE_VALUES:
         [found] = await plans(postgres_dsn, Query("default", condition, limit=50))
         assert name_of(attribute) in found, condition
+
+
+DURATION, LENGTH, SIZE = Column.DURATION, Column.HISTORY_LENGTH, Column.HISTORY_SIZE
+RARE_BUILT_IN_VALUES: list[tuple[Condition, Field]] = [
+    (Compare(DURATION, ">", 2_990), DURATION),
+    (Compare(LENGTH, "!=", 11), LENGTH),
+    (Not(In(LENGTH, (11, 13))), LENGTH),
+    (And((Compare(SIZE, ">=", 2_000), Compare(SIZE, "<", 2_010))), SIZE),
+    (Compare(Column.TRANSITION_COUNT, "<", 10), Column.TRANSITION_COUNT),
+    (Compare(Column.ROOT_WORKFLOW_ID, "=", "root-w"), Column.ROOT_WORKFLOW_ID),
+    (Compare(Column.ROOT_RUN_ID, "=", "root-r"), Column.ROOT_RUN_ID),
+    (Compare(Column.PARENT_RUN_ID, "=", "parent-r"), Column.PARENT_RUN_ID),
+]
+
+
+async def fill_with_closed(store: PostgresStore) -> None:
+    """Runs of which a third is open, and one is a child."""
+    first = await store.allocate(RUNS)
+    child = {"root_workflow_id": "root-w", "root_run_id": "root-r", "parent_run_id": "parent-r"}
+    units: list[list[Write]] = []
+    for n in range(RUNS):
+        own = {"root_workflow_id": f"w{n}", "root_run_id": f"r{n}"}
+        changes: dict[str, Any] = {"workflow_id": f"w{n}", "run_id": f"r{n}", "start_ns": n} | own
+        if n % 3:
+            changes |= {"close_ns": RUNS + n, "status": 2, "execution_ns": RUNS}
+            changes |= {"history_length": 11 if n % 100 else 12, "history_size_bytes": n}
+            changes |= {"transition_count": n}
+        units.append([start(first + n, **changes | (child if n == 77 else {}))])
+    for at in range(0, RUNS, 500):
+        assert await store.commit(units[at : at + 500]) == []
+
+
+async def test_rare_values_of_built_in_attributes_are_found_by_their_index(
+    store: PostgresStore, postgres_dsn: str
+) -> None:
+    await fill_with_closed(store)
+    asked = [Query("default", condition, limit=50) for condition, _ in RARE_BUILT_IN_VALUES]
+    before = [await store.list_runs(query) for query in asked]
+    assert all(before)
+    store.index_attributes([], 0)
+    await until_ready(store, [])
+    for query, (condition, field) in zip(asked, RARE_BUILT_IN_VALUES, strict=True):
+        [found] = await plans(postgres_dsn, query)
+        assert name_of(field) in found, condition
+    assert [await store.list_runs(query) for query in asked] == before
+
+
+async def test_runs_are_ordered_by_how_long_they_took(
+    store: PostgresStore, postgres_dsn: str
+) -> None:
+    await fill_with_closed(store)
+    store.index_attributes([], 0)
+    await until_ready(store, [])
+    for descending in (False, True):
+        query = Query("default", order=(Order(DURATION, descending),), limit=50)
+        present = (await plans(postgres_dsn, query))[0 if descending else 1]
+        assert f"using {name_of(DURATION)}" in present
+        assert "Sort Key" not in present
 
 
 async def test_runs_are_ordered_by_an_index(store: PostgresStore, postgres_dsn: str) -> None:
@@ -322,7 +381,7 @@ async def test_an_index_that_is_being_made_is_left_alone(
     try:
         await store.namespaces()
         await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
-        statement = indexes._make(CITY.kind)[1]
+        statement = indexes._make(CITY)[1]
         statement = await maker.fetchval(
             "SELECT format($1::text, $2::text, $3::text)", statement, name_of(CITY), "City"
         )
@@ -419,7 +478,7 @@ async def test_there_are_no_more_than_the_limit(
         store.index_attributes([TAGS, CITY], 0)
         await until_indexed(postgres_dsn, [])
     told = [line.getMessage() for line in caplog.records]
-    assert sum("1 custom attributes are not indexed, as 2 are" in text for text in told) == 2
+    assert sum("1 custom attributes are not indexed, as more than 2," in text for text in told) == 2
 
 
 def test_what_is_to_be_done() -> None:

@@ -1,7 +1,8 @@
-"""Indexes of custom attributes, made and dropped in the background while the node serves.
+"""Indexes of what only some runs have, made and dropped in the background while the node serves.
 
-Which there are is for the database to say, and nothing depends on them: a query means the same
-without. Each is on what `custom.py` makes of an attribute, and holds only the runs that have it.
+That are custom attributes, and built-in ones that are known of closed runs, or of children. Which
+there are is for the database to say, and nothing depends on them: a query means the same without.
+Each holds only the runs that have the attribute.
 
 One session at a time makes them, over all nodes: two that wait for each other's snapshots would be
 a deadlock. It cannot do so within a transaction, so its right to is a lock in another one, which
@@ -21,11 +22,14 @@ from typing import Any, Final, NamedTuple
 import asyncpg
 
 from perdure.store.contract import StoreError
+from perdure.store.paging import NULL_WHEN_OPEN
 from perdure.store.postgres import custom
 from perdure.store.postgres.connections import CONNECT_TIMEOUT_S, without_own_options
 from perdure.store.postgres.errors import explained
+from perdure.store.postgres.parts import OWN, has_order, is_not_own
 from perdure.store.postgres.statements import INDEXES as SQL
-from perdure.store.query import Custom, Kind
+from perdure.store.query import Column, Custom, Field
+from perdure.store.rendering import when_closed
 
 log = logging.getLogger("perdure.store")
 
@@ -52,21 +56,44 @@ _DROP: Final = (
 )
 
 
-def _make(kind: Kind) -> tuple[str, str]:
-    """How statistics and an index for a kind are made: with places for the name that both have and
-    for the attribute's. Those that an index gathers itself are not used where it is partial."""
-    value = custom.ordered(kind, custom.json("%2$L::text"))
-    columns = "start_ns, key" if kind is Kind.LIST else f"({value}) NULLS FIRST, key"
+BUILT_IN: Final[tuple[Field, ...]] = (
+    *sorted(NULL_WHEN_OPEN),
+    Column.ROOT_WORKFLOW_ID,
+    Column.ROOT_RUN_ID,
+    Column.PARENT_RUN_ID,
+)
+"""Those that are always wanted."""
+
+
+def _make(field: Field) -> tuple[str, str]:
+    """How statistics and an index for a field are made: with places for the name that both have and
+    for that of a custom attribute. What an index gathers itself is not used where it is partial."""
+    value = _value(field)
+    where = f"{value} IS NOT NULL"
+    if has_order(field):
+        columns = f"({value}) NULLS FIRST, key"
+    elif isinstance(field, Custom):
+        columns = "start_ns, key"
+    else:
+        columns = f"{field}, start_ns, key"
+        where = is_not_own(field) if field in OWN else f"{field} > ''"
     return (
         f"CREATE STATISTICS IF NOT EXISTS perdure.%1$I ON ({value}) FROM perdure.runs",
         "CREATE INDEX CONCURRENTLY IF NOT EXISTS %1$I "
-        f"ON perdure.runs (namespace, {columns}) WHERE {value} IS NOT NULL",
+        f"ON perdure.runs (namespace, {columns}) WHERE {where}",
     )
 
 
-def name_of(attribute: Custom) -> str:
-    """The name of an attribute's index; in a version that makes it otherwise, another one."""
-    text = " ".join([*_make(attribute.kind), attribute.name])
+def _value(field: Field) -> str:
+    """A field as conditions have it."""
+    if isinstance(field, Custom):
+        return custom.ordered(field.kind, custom.json("%2$L::text"))
+    return when_closed(field) if field in NULL_WHEN_OPEN else f"nullif({field}, '')"
+
+
+def name_of(field: Field) -> str:
+    """The name of a field's index; in a version that makes it otherwise, another one."""
+    text = " ".join([*_make(field), field.name if isinstance(field, Custom) else ""])
     return PREFIX + hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -74,28 +101,28 @@ class Plan(NamedTuple):
     """What is to be done.
 
     Attributes:
-        ready: attributes whose index is there.
-        make: attributes that need one.
+        ready: fields whose index is there.
+        make: fields that need one.
         drop: names of indexes that nobody needs, and of leftovers.
-        left_out: how many attributes are too many.
+        left_out: how many fields are too many.
         is_early: there is something to make, once the table is larger.
     """
 
-    ready: frozenset[Custom]
-    make: tuple[Custom, ...]
+    ready: frozenset[Field]
+    make: tuple[Field, ...]
     drop: tuple[str, ...]
     left_out: int
     is_early: bool = False
 
 
 def plan(
-    wanted: Sequence[Custom], limit: int, found: dict[str, bool], *, is_small: bool = False
+    wanted: Sequence[Field], limit: int, found: dict[str, bool], *, is_small: bool = False
 ) -> Plan:
     """What is to be done, where these indexes are there, whole or not.
 
     What is there stays as long as it is wanted, so that nodes never undo each other's work.
     """
-    names = {attribute: name_of(attribute) for attribute in wanted}
+    names = {field: name_of(field) for field in wanted}
     ready = [one for one in wanted if found.get(names[one])][:limit]
     missing = [one for one in wanted if not found.get(names[one])]
     make = missing[: limit - len(ready)]
@@ -118,23 +145,24 @@ class Indexes:
         read: runs a statement and returns its rows.
 
     Attributes:
-        ready: the attributes that have one, as far as this node knows.
+        ready: the fields that have one, as far as this node knows.
     """
 
     def __init__(self, dsn: str, name: str, read: Callable[..., Awaitable[list[Any]]]) -> None:
         self._dsn = without_own_options(dsn)[0]
         self._name = name
         self._read = read
-        self._wanted: tuple[Custom, ...] = ()
+        self._wanted: tuple[Field, ...] = ()
         self._limit = 0
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._told: set[str] = set()
-        self.ready: frozenset[Custom] = frozenset()
+        self.ready: frozenset[Field] = frozenset()
 
     def want(self, attributes: Sequence[Custom], limit: int) -> None:
-        """From now on these are wanted, at most so many of them."""
-        self._wanted, self._limit = tuple(attributes), limit
+        """From now on these are wanted, at most so many of them, and the built-in ones."""
+        self._wanted = (*BUILT_IN, *attributes)
+        self._limit = len(BUILT_IN) + limit
         self._changed.set()
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-indexes")
@@ -165,7 +193,7 @@ class Indexes:
                             await self._work(session)
                 found = await self._look()
         except StoreError as error:
-            self._tell(f"custom attributes are not indexed, lists by them may be slow: {error}")
+            self._tell(f"some attributes are not indexed, lists by them may be slow: {error}")
             return LATER_S
         if found.make or found.drop:
             return PAUSE_S
@@ -179,8 +207,9 @@ class Indexes:
         self.ready = found.ready
         if found.left_out:
             self._tell(
-                f"{found.left_out} custom attributes are not indexed, as {self._limit} are, the "
-                "limit (perdure.searchAttributes.maxIndexed): lists by them may be slow"
+                f"{found.left_out} custom attributes are not indexed, as more than "
+                f"{self._limit - len(BUILT_IN)}, the limit (perdure.searchAttributes.maxIndexed), "
+                "are registered: lists by them may be slow"
             )
         return found
 
@@ -196,16 +225,17 @@ class Indexes:
             return  # a statement of a node that is gone
         for name in found.drop:
             await self._drop(session, name)
-        for attribute in found.make:
-            await self._make(session, attribute)
+        for field in found.make:
+            await self._make(session, field)
         if found.make:
             await session.execute("ANALYZE perdure.runs")
 
-    async def _make(self, session: Any, attribute: Custom) -> None:
-        name = name_of(attribute)
+    async def _make(self, session: Any, field: Field) -> None:
+        name = name_of(field)
+        attribute = field.name if isinstance(field, Custom) else ""
         try:
-            for form in _make(attribute.kind):
-                await self._execute(session, form, name, attribute.name)
+            for form in _make(field):
+                await self._execute(session, form, name, attribute)
         except asyncpg.PostgresError:
             with suppress(asyncpg.PostgresError):  # an unfinished one would cost and serve nobody
                 await self._drop(session, name)

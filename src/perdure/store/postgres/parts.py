@@ -1,10 +1,11 @@
-"""What a query asks of which runs, and in which way it is best answered.
+"""What a query asks of which runs, and in which ways it may be answered.
 
-Runs with a common value of a custom attribute are found quickest in the order of the page, those
-with a rare one by an index, and the planner cannot tell well which it is. So a query for custom
-attributes takes a first look at the runs that come first, and a longer one if these have a fair
-share of the page. Only when they do not fill it is it asked in full: without thought of the order
-if there is an index, as values may go with the order, as those of times do.
+Some fields only some runs have, and have an index of these (`indexes.py`): custom attributes, and
+what is known of closed runs only. Runs with a common value there are found quickest in the order
+of the page, those with a rare one by the index, and the planner cannot tell well which it is. So a
+query for such fields first looks among the runs that come first (`listing.py`). Only when they do
+not fill the page is it asked in full: without thought of the order if there is an index, as values
+may go with the order, as those of times do.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple, TypeGuard
 
 import msgspec
 
-from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_ZERO, sort_terms
+from perdure.store.paging import NULL_WHEN_EMPTY, NULL_WHEN_OPEN, NULL_WHEN_ZERO, sort_terms
 from perdure.store.postgres import custom
 from perdure.store.query import (
     And,
@@ -49,8 +50,30 @@ EMPTY: Final[dict[Field, str]] = {
 }
 
 
+# What a run's root is unless it is another run: the run itself.
+OWN: Final[dict[Field, Column]] = {
+    Column.ROOT_WORKFLOW_ID: Column.WORKFLOW_ID,
+    Column.ROOT_RUN_ID: Column.RUN_ID,
+}
+
+
+def is_not_own(field: Column) -> str:
+    """Whether a run's root is another run, as SQL: few are, and these have an index."""
+    return f"{field} <> {OWN[field]}"
+
+
 def is_stored_empty(field: Field) -> TypeGuard[Column]:
     return field in EMPTY
+
+
+def is_sparse(field: Field) -> bool:
+    """Whether only some runs have a value there, and an index of these."""
+    return isinstance(field, Custom) or field in NULL_WHEN_OPEN
+
+
+def has_order(field: Field) -> bool:
+    """Whether it is such a field, and its index is in the order of its values."""
+    return is_sparse(field) and not (isinstance(field, Custom) and field.is_list)
 
 
 class Part(NamedTuple):
@@ -58,23 +81,23 @@ class Part(NamedTuple):
 
     Attributes:
         query: which, apart from its limit.
-        present: an attribute that they all have.
-        absent: one that none of them has.
+        present: a field of which they all have a value.
+        absent: one of which none of them has.
     """
 
     query: Query
-    present: Custom | None = None
-    absent: Custom | None = None
+    present: Field | None = None
+    absent: Field | None = None
 
 
 def parts(query: Query) -> list[Part]:
     """Queries whose answers, one behind the other, are a query's.
 
-    Runs that have the attribute by which they are ordered come from its index; so those that have
-    none are asked for on their own.
+    Runs that have a value of the field by which they are ordered come from its index; so those that
+    have none are asked for on their own.
     """
     field = query.order[0].field if query.order else None
-    if not isinstance(field, Custom):
+    if field is None or not is_sparse(field):
         return [Part(query)]
     descending = query.order[0].descending
     mark = query.after[0] if query.after else None
@@ -94,7 +117,7 @@ def _and(query: Query, condition: Condition) -> Query:
     return msgspec.structs.replace(query, where=And(terms))
 
 
-def is_served(part: Part, indexed: Collection[Custom]) -> bool:
+def is_served(part: Part, indexed: Collection[Field]) -> bool:
     """Whether an index finds just the runs that some condition of a query lets pass."""
     terms = conjuncts(part.query.where)
     return any(_is_served(term, indexed) for term in terms if not _is_about(part, term))
@@ -116,8 +139,10 @@ def looked_through(part: Part) -> tuple[list[Condition], list[Condition]] | None
     where it is of no use."""
     leader = sort_terms(part.query)[0].field
     terms = conjuncts(part.query.where)
-    has_index = leader in (Column.START, Column.CLOSE) or isinstance(leader, Custom)
-    if not has_index or not any(_is_custom(term) and not _is_about(part, term) for term in terms):
+    has_index = leader in (Column.START, Column.CLOSE) or is_sparse(leader)
+    if not has_index or not any(
+        _is_about_some(term) and not _is_about(part, term) for term in terms
+    ):
         return None
     inner = _in_order(part, leader, terms)
     return inner, [term for term in terms if term not in inner]
@@ -145,29 +170,29 @@ def _column(term: Condition) -> Column | None:
     return None
 
 
-def _is_custom(term: Condition) -> bool:
-    """Whether a condition is about custom attributes."""
+def _is_about_some(term: Condition) -> bool:
+    """Whether a condition is about fields that only some runs have."""
     match term:
         case And(terms) | Or(terms):
-            return any(map(_is_custom, terms))
+            return any(map(_is_about_some, terms))
         case Not(inner):
-            return _is_custom(inner)
+            return _is_about_some(inner)
         case Compare(field) | In(field) | StartsWith(field) | IsNull(field):
-            return isinstance(field, Custom)
+            return is_sparse(field)
 
 
-def _is_served(term: Condition, indexed: Collection[Custom]) -> bool:
+def _is_served(term: Condition, indexed: Collection[Field]) -> bool:
     match term:
         case And(terms):
             return any(_is_served(one, indexed) for one in terms)
         case Or(terms):
             return bool(terms) and all(_is_served(one, indexed) for one in terms)
-        case Not(IsNull(Custom() as field)):
-            return field in indexed
+        case Not(IsNull(field)):
+            return field in indexed and is_sparse(field)
         case Not(Compare() | In() | StartsWith() as inner):
             return _is_served(inner, indexed)
-        case Compare(Custom() as field) | In(Custom() as field) | StartsWith(Custom() as field):
-            return field in indexed and not field.is_list
+        case Compare(field) | In(field) | StartsWith(field):
+            return field in indexed and has_order(field)
     return False
 
 

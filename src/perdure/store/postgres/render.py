@@ -1,9 +1,9 @@
 """Queries as parameterised PostgreSQL SQL.
 
 Some conditions are said twice: exactly, and in a weaker form that an index can serve (`_hint`).
-Conditions on custom attributes are said so that the indexes of `indexes.py` can serve them, where
-there are any; the statement has to be planned for its parameters then, as the attributes' names are
-among them.
+Conditions on fields that only some runs have are said so that the indexes of `indexes.py` can serve
+them, where there are any; the statement has to be planned for its parameters then, as the names of
+custom attributes are among them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from typing import Any, Final
 
 import msgspec
 
+from perdure.store.paging import NULL_WHEN_OPEN
 from perdure.store.postgres import custom
 from perdure.store.postgres.parts import (
     EMPTY,
+    OWN,
     Part,
     conjuncts,
+    has_order,
+    is_not_own,
     is_stored_empty,
     looked_through,
     rank,
@@ -41,38 +45,30 @@ from perdure.store.query import (
 from perdure.store.rendering import Rendering, nullable, way
 
 Parameters = list[Scalar | Decimal | None]
-
-FIRST_LOOK: Final = 2_000
-"""Runs that are looked through before a query for custom attributes is asked in full."""
-
-FAIR_SHARE: Final = 0.1
-"""Of a page: if the first look finds this, a longer one will probably find the rest."""
-
-LONG_LOOK: Final = 20_000
-"""Runs that such a look goes through, at most: it ends as soon as it has the page."""
+Statement = tuple[str, Parameters]
 
 _HINTED_MAX: Final = 100
 _INT64: Final = 1 << 63
 
 
-def select(part: Part, limit: int) -> tuple[str, Parameters]:
+def select(part: Part, limit: int) -> Statement:
     """The page of runs that a query asks for."""
     rendering = _PostgresRendering(part)
     return rendering.select(_limited(part, limit)), rendering.parameters
 
 
-def select_unordered(part: Part, limit: int) -> tuple[str, Parameters]:
+def select_unordered(part: Part, limit: int) -> Statement:
     """The same, by way of all the runs that a query asks for, whatever the page's order."""
     rendering = _PostgresRendering(part)
     return rendering.select_unordered(_limited(part, limit)), rendering.parameters
 
 
-def look(part: Part, limit: int, runs: int = FIRST_LOOK) -> tuple[str, Parameters] | None:
+def look(part: Part, limit: int, runs: int) -> Statement | None:
     """The page of a query among so many runs that come first, for those that are worth it.
 
     A full page is the answer; one that is not says nothing.
     """
-    found = looked_through(part) if limit <= FIRST_LOOK else None
+    found = looked_through(part)
     if found is None:
         return None
     rendering = _PostgresRendering(part)
@@ -83,7 +79,7 @@ def _limited(part: Part, limit: int) -> Query:
     return msgspec.structs.replace(part.query, limit=limit)
 
 
-def count(query: Query) -> tuple[str, Parameters]:
+def count(query: Query) -> Statement:
     """The number of runs, after the columns that the query groups by."""
     rendering = _PostgresRendering(Part(query))
     return rendering.count(query), rendering.parameters
@@ -172,8 +168,13 @@ class _PostgresRendering(Rendering):
             )
             return f"(search_attributes <> '{{}}' AND ({tests}))"
         match term:
+            case Compare(Column() as field, "=", value) if field in OWN:
+                bound = self.bind(value)
+                return f"({OWN[field]} = {bound} OR ({is_not_own(field)} AND {field} = {bound}))"
             case Compare(Column() as field, op, value) if field in EMPTY:
                 return f"({field} > {EMPTY[field]} AND {field} {op} {self.bind(value)})"
+            case IsNull(Column() as field) if field in NULL_WHEN_OPEN:
+                return "(close_ns = 0)"
             case IsNull(Column() as field) if field in EMPTY:
                 return f"({field} = {EMPTY[field]})"
             case Not(IsNull(Column() as field)) if field in EMPTY:
@@ -190,19 +191,19 @@ class _PostgresRendering(Rendering):
 
     def condition(self, condition: Condition) -> str:
         match condition:
-            case Compare(Custom() as field, "!=", value) if not field.is_list:
+            case Compare(field, "!=", value) if has_order(field):
                 return self._outside(field, [value])
-            case Not(In(Custom() as field, values)) if _are_ordered(field, values):
+            case Not(In(field, values)) if _are_ordered(field, values):
                 return self._outside(field, sorted(values))
         return super().condition(condition)
 
-    def _outside(self, field: Custom, values: list[Scalar]) -> str:
+    def _outside(self, field: Field, values: list[Scalar]) -> str:
         """Whether a value is none of these, which are ordered: it is between them."""
-        tests = [f"{self.custom(field, values[0])} < {self.bind(values[0])}"]
+        tests = [f"{self.field(field, values[0])} < {self.bind(values[0])}"]
         for low, high in pairwise(values):
-            lower = f"{self.custom(field, low)} > {self.bind(low)}"
-            tests.append(f"{lower} AND {self.custom(field, high)} < {self.bind(high)}")
-        tests.append(f"{self.custom(field, values[-1])} > {self.bind(values[-1])}")
+            lower = f"{self.field(field, low)} > {self.bind(low)}"
+            tests.append(f"{lower} AND {self.field(field, high)} < {self.bind(high)}")
+        tests.append(f"{self.field(field, values[-1])} > {self.bind(values[-1])}")
         return f"({' OR '.join(tests)})"
 
     def ranked(self, field: Field, value: Scalar | None = None) -> str:
@@ -246,10 +247,10 @@ class _PostgresRendering(Rendering):
         return f"({self._json(field)})" if isinstance(field, Custom) else self.field(field)
 
 
-def _are_ordered(field: Custom, values: tuple[Scalar, ...]) -> bool:
+def _are_ordered(field: Field, values: tuple[Scalar, ...]) -> bool:
     """Whether these are values of a kind that has an order, and not too many."""
     is_text = {isinstance(value, str) for value in values}
-    return not field.is_list and len(is_text) == 1 and len(values) <= _HINTED_MAX
+    return has_order(field) and len(is_text) == 1 and len(values) <= _HINTED_MAX
 
 
 def _contained(term: Condition) -> list[str]:

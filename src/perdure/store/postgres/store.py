@@ -24,13 +24,12 @@ from perdure.store.contract import (
     TaskRow,
     Unit,
 )
-from perdure.store.postgres import connections, reads, render, schema
+from perdure.store.postgres import connections, listing, reads, render, schema
 from perdure.store.postgres.batch import Written, delete_runs, write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.indexes import Indexes
-from perdure.store.postgres.parts import Part, is_served, parts
 from perdure.store.postgres.settling import settle
 from perdure.store.postgres.sharing import PostgresSharing
 from perdure.store.postgres.statements import STATEMENTS as SQL
@@ -229,30 +228,8 @@ class PostgresStore:
 
     async def list_runs(self, query: Query) -> list[Record]:
         """A page of runs; see Query."""
-        rows: list[Any] = []
-        for part in parts(query):
-            rows += await self._part(part, query.limit - len(rows))
-            if len(rows) == query.limit:
-                break
+        rows = await listing.page(self._read_planned, query, self._indexes.ready)
         return [reads.to_record(row) for row in rows]
-
-    async def _part(self, part: Part, limit: int) -> list[Any]:
-        select = render.select
-        look = render.look(part, limit)
-        if look is not None:
-            rows = await self._read_planned(look[0], *look[1])
-            if limit * render.FAIR_SHARE <= len(rows) < limit:
-                rows = await self._long_look(part, limit)
-            if len(rows) == limit:
-                return rows
-            if is_served(part, self._indexes.ready):
-                select = render.select_unordered
-        statement, parameters = select(part, limit)
-        return await self._read_planned(statement, *parameters)
-
-    async def _long_look(self, part: Part, limit: int) -> list[Any]:
-        look = render.look(part, limit, render.LONG_LOOK)
-        return [] if look is None else await self._read_planned(look[0], *look[1])
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
         """The number of runs, per group."""
