@@ -16,6 +16,7 @@ from perdure.service.clock import Alarm, Clock
 from perdure.service.executions import Executions
 from perdure.service.settings import Settings
 from perdure.store.contract import Store, StoreError
+from perdure.store.trouble import Trouble
 
 log = logging.getLogger("perdure.service")
 
@@ -35,6 +36,8 @@ class Alarms:
         self._noted_ns = 0  # the earliest that was noted while runs were being rung
         self._ringing: asyncio.Task[None] | None = None
         self._closed = False
+        self._unread = Trouble(log, "due runs cannot be read")
+        self._unrung = Trouble(log, "runs cannot be rung")
 
     async def open(self) -> None:
         """Set the timer for the earliest stored alarm."""
@@ -80,8 +83,9 @@ class Alarms:
                     next_ns = clock.now_ns() + settings.retry_ns
                     break
             next_ns = next_ns or await self._store.next_alarm() or 0
+            self._unread.over()
         except StoreError as error:
-            log.warning("due runs cannot be read: %s", error)
+            self._unread.met(error)
             next_ns = clock.now_ns() + settings.retry_ns
         finally:
             self._ringing = None
@@ -102,11 +106,12 @@ class Alarms:
         except NotFound:
             return True
         except RPCError as error:
-            log.warning("run %d could not be rung: %s", key, error.message)
+            self._unrung.met(f"run {key}: {error.message}")
             return False
         except Exception:
             log.exception("run %d could not be rung", key)
             return False
+        self._unrung.over()
         return True
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ from perdure.service.watches import Watches
 from perdure.store import sharing as notices
 from perdure.store.contract import StoreError, StoreTooNew
 from perdure.store.sharing import Beat, Queue, Sharing
+from perdure.store.trouble import Trouble
 
 if TYPE_CHECKING:
     from perdure.service.node import Node
@@ -58,6 +59,8 @@ class Neighbours:
         self._wake = asyncio.Event()
         self._has_missed = False  # what others told
         self._sweep_pause_s = BEAT_S
+        self._died: frozenset[int] = frozenset()
+        self._trouble = Trouble(log, "the database does not answer")
         self._background = Background()
         self._heir = Heir(node, sharing)
         self.relay = Relay(
@@ -127,10 +130,11 @@ class Neighbours:
         self._wake.clear()
         try:
             await self._beat()
+            self._trouble.over()
         except StoreTooNew as error:
             self._node.end(error)
         except StoreError as error:
-            log.warning("the database does not answer: %s", error)
+            self._trouble.met(error)
 
     async def _beat(self) -> None:
         """Give a sign of life. What follows from it is not waited for: silence counts as death."""
@@ -154,6 +158,9 @@ class Neighbours:
         self._notice_schema(beat.newer_schema)
         self._heir.inherit(self._living - beat.nodes, bury=False)
         self._heir.inherit(beat.died, bury=True)
+        for node in sorted(beat.died - self._died):
+            log.warning("no sign of life from node %d: what it held is offered again", node)
+        self._died = beat.died
         self._living = beat.nodes
 
     def _react(self, beat: Beat) -> None:

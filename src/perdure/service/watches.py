@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from perdure.store.contract import StoreError
 from perdure.store.sharing import Awaited, Sharing
+from perdure.store.trouble import Trouble
 
 if TYPE_CHECKING:
     from perdure.service.executions import Executions
@@ -44,6 +45,7 @@ class Watches:
         self._wanted: dict[int, Awaited] = {}
         self._told: OrderedDict[int, int] = OrderedDict()  # versions; the one told of last is last
         self._asking: asyncio.Task[None] | None = None
+        self._trouble = Trouble(log, "changes of other nodes cannot be watched")
 
     def add(self, key: int, awaited: Awaited) -> None:
         """Somebody waits for a commit of a run."""
@@ -85,10 +87,11 @@ class Watches:
                 for key, _ in batch:
                     del self._wanted[key]
                 versions = await self._sharing.watch(batch)
+                self._trouble.over()
                 for key, _ in batch:
                     self._compare(key, versions.get(key))
         except StoreError as error:  # the next beat renews them
-            log.warning("changes of other nodes cannot be watched: %s", error)
+            self._trouble.met(error)
         finally:
             self._asking = None
 

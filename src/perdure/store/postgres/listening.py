@@ -15,6 +15,7 @@ import asyncpg
 
 from perdure.store.postgres.connections import CONNECT_TIMEOUT_S, without_own_options
 from perdure.store.postgres.errors import UNREACHABLE
+from perdure.store.trouble import Trouble
 
 log = logging.getLogger("perdure.store")
 
@@ -37,6 +38,7 @@ class Listening:
         self._missed_since_s: float | None = None  # when the first was sent that did not come since
         self._patience_s = _HEARD_WITHIN_S  # from then on, until another connection is tried
         self.node = 0
+        self._trouble = Trouble(log, "notices of other nodes cannot be heard")
 
     @property
     def deaf(self) -> bool:
@@ -84,7 +86,7 @@ class Listening:
             try:
                 await self._listen(connection or await self._connect())
             except (*UNREACHABLE, asyncpg.PostgresError) as error:
-                log.warning("notices of other nodes cannot be heard at the moment: %s", error)
+                self._trouble.met(error)
             except Exception:
                 log.exception("listening for notices of other nodes failed")
             connection = None
@@ -102,6 +104,7 @@ class Listening:
         try:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(CHANNEL, self._on_notice)
+            self._trouble.over()
             self._hear("")  # what was said before
             await lost.wait()
             if connection.is_closed():  # its echo went with it
