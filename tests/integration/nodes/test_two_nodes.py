@@ -25,9 +25,11 @@ import perdure
 from perdure import Client, activity, workflow
 from perdure.api.errors import NamespaceAlreadyExists, NamespaceNotFound, NotFound
 from perdure.sdk.errors import QueryFailedError, UpdateFailedError, WorkflowFailedError
+from perdure.service import neighbours
 from perdure.store.sharing import Awaited
 
 CALLS: Counter[str] = Counter()
+WITHIN_S = 30
 
 
 @activity(start_to_close_timeout=timedelta(seconds=20))
@@ -124,6 +126,28 @@ async def test_a_worker_on_one_node_serves_starts_on_the_other(
     assert results == [3] * 20
     assert set(CALLS.values()) == {1}
     assert len(CALLS) == 60
+
+
+@pytest.fixture
+def _no_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is not told of news never hears of them."""
+    monkeypatch.setattr(neighbours, "BEAT_S", 3600.0)
+
+
+@pytest.mark.usefixtures("_no_beats")
+async def test_nodes_are_told_of_tasks_and_of_what_they_wait_for(
+    postgres_dsn: str, stack: AsyncExitStack
+) -> None:
+    async with perdure.connect(postgres_dsn) as first, perdure.connect(postgres_dsn) as second:
+        await Two(first, second).work(stack, first)
+        async with asyncio.timeout(WITHIN_S):
+            assert await second.execute(chain, "told", 3, id="told") == 3
+            handle = await second.start(Ledger, id="ledger")
+            await handle.signal(Ledger.put, 5)
+            assert await handle.update(Ledger.add, 2) == 7
+            assert await handle.query(Ledger.total) == 7
+            await handle.signal(Ledger.close)
+            assert await handle.result() == [5, 2]
 
 
 async def test_both_nodes_have_workers_and_no_step_runs_twice(

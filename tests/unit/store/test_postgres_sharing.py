@@ -126,6 +126,15 @@ async def test_nodes_that_lease_at_once_get_different_tasks(pair: Pair) -> None:
     assert sorted(task_id for rows in leased for task_id in ids(rows)) == ids(tasks)
 
 
+async def test_tasks_that_somebody_is_about_to_take_are_not_waited_for(pair: Pair) -> None:
+    tasks = await waiting(pair.one, 3)
+    async with pair.look.transaction():
+        locked = "SELECT id FROM perdure.tasks WHERE id = $1 FOR UPDATE"
+        assert await pair.look.fetchval(locked, tasks[0].id) == tasks[0].id
+        assert await pair.two.sharing.lease_tasks(ORDERS, 2) == tasks[1:]
+    assert await pair.two.sharing.lease_tasks(ORDERS, 2) == tasks[:1]
+
+
 async def test_tasks_are_leased_in_order_and_of_one_queue(pair: Pair) -> None:
     [late] = await waiting(pair.one, 1, rank=9 << 48)
     [early] = await waiting(pair.one, 1, rank=1 << 48)
