@@ -70,7 +70,11 @@ class Findings:
 
 async def check(folder: Path, size: Size, *, finished: bool) -> Findings:
     """Ask all questions; of a program that has not finished, those that can be asked by then."""
-    runs = await read_runs(folder / "runs.db")
+    return findings(await read_runs(folder / "runs.db"), size, finished=finished)
+
+
+def findings(runs: Sequence[Stored], size: Size, *, finished: bool) -> Findings:
+    """The same of runs that have been read, and the books."""
     books = outside.entries()
     calls = [entry for entry in books if entry["kind"] == "call"]
     found = Findings(runs=len(runs), executions=len(calls))
@@ -89,12 +93,12 @@ async def read_runs(file: Path) -> list[Stored]:
     return await read_all(open_read_only(file))
 
 
-async def read_all(store: Store) -> list[Stored]:
+async def read_all(store: Store, namespace: str = "default") -> list[Stored]:
     """Everything in a store that is not open yet; it is opened and closed."""
     await store.open()
     try:
         found = []
-        for record in await store.list_runs(Query("default", limit=100_000)):
+        for record in await store.list_runs(Query(namespace, limit=100_000)):
             loaded = await store.load(record.key)
             batches = await store.history(record.key, 1, EVERY_EVENT, limit=100_000)
             assert loaded is not None

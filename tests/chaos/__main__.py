@@ -29,11 +29,13 @@ def main() -> None:
         report = chaos(folder, given.seconds, seed)
     except Wrong as error:
         sys.exit(f"seed {seed}: WRONG: {error}")
-    found, done = report.found, ", ".join(f"{n} {what}" for what, n in report.events.items())
+    done = ", ".join(f"{n} {what}" for what, n in report.events.items())
+    found, shops = report.found, report.in_shops
     print(
         f"seed {seed}, {time.monotonic() - began_s:.0f} s: {done}; {found.runs} runs with "
-        f"{found.events} events, {found.executions} executions of activities; {found.told} "
-        f"acknowledgements, {found.again} requests sent again"
+        f"{found.events} events, {found.executions} executions of activities, {found.told} "
+        f"acknowledgements, {found.again} requests sent again; in applications "
+        f"{shops.runs} runs with {shops.events} events, {shops.executions} executions"
     )
     print("nothing lost, nothing done twice")
 

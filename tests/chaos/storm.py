@@ -20,18 +20,23 @@ from tests.faults.client import STOP
 from tests.faults.siege import FINISH_WITHIN_S, READY_WITHIN_S, Part, Wrong, free_port
 
 import crash_check
+import outside
 from perdure.service import records
 from perdure.store.postgres import PostgresStore
 
+from . import shop
 from .databases import Databases
 
 NODES = 3
+SHOPS = 2
+ORDERS_PER_S, CHUNKS_PER_S = 8, 2
 PAUSE_S = (0.1, 1.5)
 DOWN_S = (0.0, 3.0)
 CUT_SHARES = (1, 2, 3)
 FIRST_OF_CLIENT = 100_000
+SHOP_BOOKS = "shop-books.jsonl"
 
-EVENTS = {"node": 8, "worker": 3, "cut": 4, "restart": 1}
+EVENTS = {"node": 8, "worker": 3, "shop": 3, "cut": 4, "restart": 1}
 """What happens, and how often in proportion."""
 
 ONCE = {"replica lost": 0.25, "replica back": 0.4, "promotion": 0.5}
@@ -60,6 +65,7 @@ class Report:
 
     events: Counter[str] = field(default_factory=Counter)
     found: Findings = field(default_factory=Findings)
+    in_shops: crash_check.Findings = field(default_factory=crash_check.Findings)
 
 
 class Storm:
@@ -79,6 +85,8 @@ class Storm:
         self.nodes: list[Part] = []
         self.workers: list[Part] = []
         self.clients: list[Part] = []
+        self.shops: list[Part] = []
+        self.size = crash_check.Size()
 
     def _start_node(self, number: int) -> Part:
         command = [str(Path(sys.executable).parent / "perdure"), "server"]
@@ -94,6 +102,13 @@ class Storm:
             number, "client", str(self.folder), str(self.dice.randrange(10**6)), first
         )
 
+    def _start_shop(self, number: int) -> Part:
+        """An application with a node in its own process, and with books of its own."""
+        command = [sys.executable, "-m", "tests.chaos.shop", self.databases.dsn]
+        command += [str(self.folder / "data"), str(self.size.orders), str(self.size.chunks)]
+        books = {outside.BOOKS_VARIABLE: str(self.folder / SHOP_BOOKS)}
+        return Part(self.folder, f"shop-{number}", command, books)
+
     def _python(self, number: int, module: str, *arguments: str) -> Part:
         """Each worker and each client has a node of its own."""
         address = f"127.0.0.1:{self.ports[number]}"
@@ -106,21 +121,33 @@ class Storm:
         Raises:
             Wrong: with the evidence.
         """
+        self.size = crash_check.Size(
+            orders=int(seconds * ORDERS_PER_S), chunks=int(seconds * CHUNKS_PER_S), approvals=0
+        )
         try:
             self.nodes = [self._start_node(number) for number in range(NODES)]  # all at once
             self._wait_until_listening()
             self.workers = [self._start_worker(number) for number in range(NODES)]
             self.clients = [self._start_client(number) for number in range(NODES)]
+            self.shops = [self._start_shop(number) for number in range(SHOPS)]
             self._wait_until_told()
             self._storm(seconds)
             self._finish()
         finally:
-            for part in (*self.clients, *self.workers, *self.nodes):
+            for part in (*self.clients, *self.shops, *self.workers, *self.nodes):
                 part.kill()
-        self.report.found = asyncio.run(check(self.folder, PostgresStore(self.databases.dsn)))
-        if self.report.found.wrong:
-            raise Wrong("the check found:\n" + "\n".join(self.report.found.wrong[:20]))
+        asyncio.run(self._check())
+        wrong = [*self.report.found.wrong, *self.report.in_shops.wrong]
+        if wrong:
+            raise Wrong("the check found:\n" + "\n".join(wrong[:20]))
         return self.report
+
+    async def _check(self) -> None:
+        dsn = self.databases.dsn
+        self.report.found = await check(self.folder, PostgresStore(dsn))
+        runs = await crash_check.read_all(PostgresStore(dsn), shop.NAMESPACE)
+        os.environ[outside.BOOKS_VARIABLE] = str(self.folder / SHOP_BOOKS)
+        self.report.in_shops = crash_check.findings(runs, self.size, finished=True)
 
     def _storm(self, seconds: float) -> None:
         begin = time.monotonic()
@@ -145,6 +172,9 @@ class Storm:
             case "worker":
                 self.workers[number].kill()
                 self.workers[number] = self._start_worker(number)
+            case "shop":
+                self.shops[number % SHOPS].kill()
+                self.shops[number % SHOPS] = self._start_shop(number % SHOPS)
             case "cut":
                 self.databases.cut(self.dice.choice(CUT_SHARES))
             case "restart":
@@ -158,13 +188,20 @@ class Storm:
             case "promotion":
                 self.databases.promote()
 
-    def _supervise(self) -> None:
-        """Start nodes again that found no database; nothing else may end by itself."""
+    def _supervise_nodes(self) -> None:
+        """Start nodes again that found no database; shops end when they have nothing left to do."""
         for number, node in enumerate(self.nodes):
             if node.process.poll() is not None:
-                if not any(words in node.written() for words in NO_DATABASE):
-                    node.must_live()
+                _must_have_found_no_database(node)
                 self.nodes[number] = self._start_node(number)
+        for number, part in enumerate(self.shops):
+            if part.process.poll():
+                _must_have_found_no_database(part)
+                self.shops[number] = self._start_shop(number)
+
+    def _supervise(self) -> None:
+        """Start again what found no database; nothing else may end by itself."""
+        self._supervise_nodes()
         for number, worker in enumerate(self.workers):
             if worker.process.poll() is not None and NO_NODE in worker.written():
                 self.workers[number] = self._start_worker(number)
@@ -189,14 +226,12 @@ class Storm:
             time.sleep(0.05)
 
     def _finish(self) -> None:
-        """Leave all alone until the clients have heard all results."""
+        """Leave all alone until the clients have heard all results, and the shops are done."""
         (self.folder / STOP).touch()
         deadline = time.monotonic() + FINISH_WITHIN_S
-        for client in self.clients:
+        for client in (*self.clients, *self.shops):
             while client.process.poll() is None:
-                for number, node in enumerate(self.nodes):
-                    if node.process.poll() is not None:
-                        self.nodes[number] = self._start_node(number)
+                self._supervise_nodes()
                 if time.monotonic() > deadline:
                     client.process.send_signal(signal.SIGINT)  # leaves a traceback in its log
                     raise Wrong(
@@ -209,6 +244,11 @@ class Storm:
                     continue
             if client.process.returncode:
                 raise Wrong(f"{client.name} failed: {client.written()[-3000:]}")
+
+
+def _must_have_found_no_database(part: Part) -> None:
+    if not any(words in part.written() for words in NO_DATABASE):
+        part.must_live()
 
 
 async def what_is_open(dsn: str) -> str:

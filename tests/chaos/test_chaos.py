@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from .storm import chaos
+from .storm import ORDERS_PER_S, chaos
+
+SECONDS = 60
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_nothing_is_lost_or_done_twice_while_everything_breaks(tmp_path: Path) -> None:
-    report = chaos(tmp_path / "storm", seconds=25, seed=1)
+    report = chaos(tmp_path / "storm", seconds=SECONDS, seed=1)
     assert report.events["replica lost"] == report.events["replica back"] == 1
     assert report.events["promotion"] == 1
     assert report.events["node"] > 0
     assert report.found.runs > 20
     assert report.found.told > 20
+    assert report.events["shop"] > 0
+    assert report.in_shops.runs > SECONDS * ORDERS_PER_S
