@@ -309,14 +309,16 @@ class Starting:
         """Queue the new run, and the end of the one that has its workflow id, in one unit."""
         executions = self._node.executions
         unit: Unit | None = None
+        follows: int | None = current.run.key if current is not None else 0
         entry, tx = executions.create(start, signal)
         try:
             if current is not None and current.run.is_open:
                 _, unit = executions.apply(current, lambda old: _make_way(old, start.run_id))
+                follows = None
             eager = self._start_eagerly(entry, tx, request)
             if prepare is not None:
                 prepare(entry)
-            unit = executions.seal(entry, tx, unit)
+            unit = executions.seal(entry, tx, unit, follows=follows)
         except BaseException:
             executions.poison(entry)
             if unit is not None and current is not None:
