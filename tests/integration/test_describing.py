@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from api_stage import activity, child, finish, staged, text, timer, virtual
+from api_stage import activity, child, continue_as_new, finish, staged, text, timer, virtual
 from temporalio.api.common.v1 import Memo, Payload, Payloads
 from temporalio.api.enums.v1 import (
     ParentClosePolicy,
@@ -58,6 +58,14 @@ async def test_a_new_run() -> None:
         task = found.pending_workflow_task
         assert task.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_SCHEDULED
         assert task.attempt == 1
+
+
+@virtual
+async def test_a_run_that_follows_another_was_started_by_no_request() -> None:
+    async with staged() as stage:
+        await stage.start("a", request_id="start-1")
+        await stage.step(continue_as_new())
+        assert not (await stage.describe("a")).workflow_extended_info.request_id_infos
 
 
 @virtual

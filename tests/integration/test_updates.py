@@ -444,6 +444,18 @@ async def test_an_update_with_start_uses_a_run_that_is_there() -> None:
 
 
 @virtual
+async def test_an_update_with_start_asked_again_is_done_once_though_the_run_continued() -> None:
+    async with staged() as stage:
+        asked = soon(stage.api.execute_multi_operation(start_and_update()))
+        task = await stage.poll()
+        answers = Answers().accept(task.messages[0]).complete("u")
+        await stage.complete(task, continue_as_new(), updates=answers)
+        first, again = await asked, await stage.api.execute_multi_operation(start_and_update())
+        assert again.responses[0].start_workflow.run_id == task.workflow_execution.run_id
+        assert again.responses[1] == first.responses[1]
+
+
+@virtual
 async def test_an_update_with_start_that_may_not_start_updates_nothing() -> None:
     async with staged() as stage:
         await waiting_run(stage)

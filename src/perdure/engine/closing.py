@@ -269,6 +269,7 @@ def _following(tx: Transition, **changes: Any) -> StartRun:
     values |= {
         "run_id": tx.new_id(),
         "continued_from_run_id": info.run_id,
+        "request_id": info.start_request_id,
         "seen_requests": tuple(tx.run.requests)[-_REQUESTS_KEPT:],  # sent again, they come here
         "memo": tx.run.memo,
         "attributes": tx.run.attributes,

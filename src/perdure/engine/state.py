@@ -39,7 +39,7 @@ class RunInfo(msgspec.Struct, array_like=True, gc=False):
     original_run_id: str
     workflow_type: str
     task_queue: str
-    start_request_id: str
+    start_request_id: str  # of the start to which the chain of runs goes back
     start_ns: int
     execution_timeout_ns: int = 0
     run_timeout_ns: int = 0

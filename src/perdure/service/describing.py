@@ -85,7 +85,7 @@ def extended_info(run: Execution) -> WorkflowExecutionExtendedInfo:
     _set_time(made.original_start_time, run.info.start_ns)
     made.cancel_requested = run.state.cancel_requested
     made.reset_run_id = run.state.reset_run_id
-    if run.info.start_request_id:
+    if run.info.start_request_id and not run.info.continued_from_run_id:
         started = made.request_id_infos[run.info.start_request_id]
         started.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED
         started.event_id = 1

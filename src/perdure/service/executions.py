@@ -497,12 +497,19 @@ class Executions:
         return entry
 
     def seal(
-        self, entry: Entry, tx: Transition, unit: Unit | None = None, *, gather: bool = True
+        self,
+        entry: Entry,
+        tx: Transition,
+        unit: Unit | None = None,
+        *,
+        gather: bool = True,
+        follows: int | None = None,
     ) -> Unit:
         """Dispatch a transition's tasks and queue its changes.
 
         Without `unit`: in the one that waits with earlier changes of the run, or a new one.
-        `gather`: its workflow task may wait for more to come, until the unit is sent.
+        `gather`: its workflow task may wait for more to come, until the unit is sent. `follows`: of
+        a new run, see Write.
         """
         run = entry.run
         joined = entry.unit
@@ -514,7 +521,7 @@ class Executions:
             self.committer.put(unit)
         write = unit.writes.get(run.key)
         if write is None:
-            write = unit.writes[run.key] = RunWrite(entry, tx.based_on, tx.first_event_id)
+            write = unit.writes[run.key] = RunWrite(entry, tx.based_on, tx.first_event_id, follows)
         entry.unit = unit
         self.sink.dispatch(entry, tx, unit, write, gather=gather)
         state = run.state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -17,7 +18,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.caller import until
-from perdure.api.errors import InvalidArgument, RPCError, StatusCode
+from perdure.api.errors import InvalidArgument, NotFound, RPCError, StatusCode
 from perdure.engine import updates as engine_updates
 from perdure.service import updates
 from perdure.service.companion import PendingUpdate, Unblocked
@@ -110,6 +111,7 @@ class MultiOperationRPCs(UpdateRPCs):
         pending: list[tuple[int, PendingUpdate]],
     ) -> UpdateWorkflowExecutionResponse:
         if not pending:  # the run was there
+            await self._address(outcome, request)
             return await self.update_workflow_execution(request)
         [(key, update)] = pending
         deadline_ns = until(self.node.clock.now_ns(), self.node.settings.history_poll_ns)
@@ -120,6 +122,19 @@ class MultiOperationRPCs(UpdateRPCs):
             await self._check_follower(key, request.request.meta.update_id, pinned=False)
             return await self.update_workflow_execution(request)
         return _response(request, reached)
+
+    async def _address(self, outcome: Outcome, request: UpdateWorkflowExecutionRequest) -> None:
+        """Asked again, the update is the one of the run that was started, though others follow."""
+        if not outcome.started:
+            return
+        look_up = partial(_find, request.request.meta.update_id)
+        with suppress(NotFound):  # that run was deleted
+            if await self.node.executions.view(outcome.key, look_up) is not None:
+                request.workflow_execution.run_id = outcome.run_id
+
+
+def _find(update_id: str, entry: Entry) -> engine_updates.Found | None:
+    return engine_updates.find(entry.run, update_id)
 
 
 def _response(

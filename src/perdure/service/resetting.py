@@ -174,7 +174,7 @@ class ResetRPCs:
             if chain.last_key == chain.current_key and seen != chain.last_event_id:
                 return None
             fresh = self._reset(request, chain, self.node.random)
-            return fresh.run.info.run_id, self._adopt(fresh, None)
+            return fresh.run.info.run_id, self._adopt(fresh, None, follows=chain.current_key)
         self._reset(request, chain, random.Random(0))  # it may refuse: before any change
         tx = executions.begin(current)
         try:
@@ -216,12 +216,12 @@ class ResetRPCs:
             _signal(tx, request, operation)
         return tx
 
-    def _adopt(self, tx: Transition, unit: Unit | None) -> Unit:
+    def _adopt(self, tx: Transition, unit: Unit | None, follows: int | None = None) -> Unit:
         executions = self.node.executions
         if unit is None:
             unit = Unit()
             executions.committer.put(unit)
-        return executions.seal(executions.adopt(tx), tx, unit)
+        return executions.seal(executions.adopt(tx), tx, unit, follows=follows)
 
 
 def _check(request: ResetWorkflowExecutionRequest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.caller import CALLER
-from perdure.api.errors import InvalidArgument, Unavailable, WorkflowAlreadyStarted
+from perdure.api.errors import InvalidArgument, NotFound, Unavailable, WorkflowAlreadyStarted
 from perdure.api.times import duration_ns
 from perdure.engine import cron, events, lifecycle, priorities, retry
 from perdure.engine.execution import Execution
@@ -230,7 +231,7 @@ class Starting:
             if found is not None:
                 assert entry is not None
                 if await self._use(entry, found, before, request, signal):
-                    return found
+                    return await self._as_begun(entry.run, found)
                 continue
             start = start_run(
                 request, namespace.id, run_id or node.new_id(), node.clock.now_ns(),
@@ -269,7 +270,7 @@ class Starting:
         info = run.info
         if request.request_id and info.start_request_id == request.request_id:
             started = isinstance(request, StartWorkflowExecutionRequest)  # else: signalled again
-            return Outcome(run.key, info.run_id, info.first_run_id, started, run.state.status)
+            return Outcome(run.key, info.first_run_id, info.first_run_id, started, run.state.status)
         if not run.is_open:
             check_reuse(run, request.workflow_id_reuse_policy)
             return None
@@ -279,6 +280,18 @@ class Starting:
         if policy == _OnConflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING:
             return None
         raise already_running(run)
+
+    async def _as_begun(self, last: Execution, found: Outcome) -> Outcome:
+        """A request is answered with the run that it started, though others have followed that."""
+        info, executions = last.info, self._node.executions
+        if found.run_id == info.run_id:
+            return found
+        key = await executions.find(info.namespace, info.workflow_id, found.run_id)
+        if key is not None:
+            with suppress(NotFound):  # it was deleted meanwhile
+                found.status = (await executions.read(key)).run.state.status
+                found.key = key
+        return found
 
     async def _use(
         self,
@@ -309,14 +322,16 @@ class Starting:
         """Queue the new run, and the end of the one that has its workflow id, in one unit."""
         executions = self._node.executions
         unit: Unit | None = None
+        follows: int | None = current.run.key if current is not None else 0
         entry, tx = executions.create(start, signal)
         try:
             if current is not None and current.run.is_open:
                 _, unit = executions.apply(current, lambda old: _make_way(old, start.run_id))
+                follows = None
             eager = self._start_eagerly(entry, tx, request)
             if prepare is not None:
                 prepare(entry)
-            unit = executions.seal(entry, tx, unit)
+            unit = executions.seal(entry, tx, unit, follows=follows)
         except BaseException:
             executions.poison(entry)
             if unit is not None and current is not None:
@@ -405,7 +420,7 @@ class StartRPCs:
     async def start_workflow_execution(
         self, request: StartWorkflowExecutionRequest
     ) -> StartWorkflowExecutionResponse:
-        """Start a run. The same request id again answers with the same run.
+        """Start a run. The same request id again answers with that run, though others follow it.
 
         Raises:
             InvalidArgument: the request lacks something or is too large; nothing is stored.

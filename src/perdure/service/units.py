@@ -55,6 +55,7 @@ class RunWrite:
         "dropped",
         "entry",
         "first_event_id",
+        "follows",
         "handed_out",
         "parts",
         "put_messages",
@@ -63,10 +64,13 @@ class RunWrite:
         "wake_changed",
     )
 
-    def __init__(self, entry: Entry, based_on: int, first_event_id: int) -> None:
+    def __init__(
+        self, entry: Entry, based_on: int, first_event_id: int, follows: int | None = None
+    ) -> None:
         self.entry = entry
         self.based_on = based_on
         self.first_event_id = first_event_id
+        self.follows = follows
         self.parts: list[bytes] = []
         self.changed: dict[int, AnyItem] = {}
         self.dropped: dict[int, None] = {}
@@ -117,6 +121,7 @@ class RunWrite:
             first_event_id=self.first_event_id if events else 0,
             last_event_id=hot.next_event_id - 1 if events else 0,
             record=records.record(run, self.entry.plain_attributes()) if self.visible else None,
+            follows=self.follows,
             put_items=[(item.id, state.encode(item)) for item in self.changed.values()],
             drop_items=list(self.dropped),
             put_tasks=self.put_tasks,

@@ -119,7 +119,12 @@ THIS_NODE: Final[InFlight] = 2  # workers of this node, perhaps of others too
 
 
 class Write(msgspec.Struct, gc=False):
-    """All that one transition changes in one run."""
+    """All that one transition changes in one run.
+
+    ``follows``, of a new run: on which run it was decided to start it, the closed one that was the
+    last of its workflow id; 0 for none. None when that one is changed in the same unit, by which it
+    is sure to be what it was.
+    """
 
     key: int
     based_on: int  # the version read; 0 for a new run
@@ -132,6 +137,7 @@ class Write(msgspec.Struct, gc=False):
     first_event_id: int = 0
     last_event_id: int = 0
     record: Record | None = None  # present when something visible changed (start, close, upsert)
+    follows: int | None = None
     put_items: list[tuple[int, bytes]] = []
     drop_items: list[int] = []
     put_tasks: list[TaskRow] = []
@@ -223,7 +229,8 @@ class Store(Protocol):
         """Write all units in one transaction; durable when this returns.
 
         Returns the positions of the units left out because of a conflict: a version that is not the
-        stored one, a second open run of one workflow id, or a task row to drop that is gone.
+        stored one, a second open run of one workflow id, a new run that follows another one than
+        `find` gives, or a task row to drop that is gone.
         Raises StoreUnavailable with nothing written, or (a lost answer) with everything written, or
         with everything to be written a while later: `settle` makes an end of that.
         """

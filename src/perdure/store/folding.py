@@ -12,6 +12,8 @@ from perdure.store.contract import MessageRow, Record, TaskRow, Unit, Write
 ITEM_BITS = 24
 MAX_ITEM_ID = (1 << ITEM_BITS) - 1
 
+WorkflowId = tuple[str, str]  # namespace, workflow id
+
 encode_json = msgspec.json.Encoder().encode
 
 
@@ -37,7 +39,11 @@ class FoldedState:
 
 @dataclass(slots=True)
 class Rows:
-    """What a batch writes. Items are by `item_row_id`; None stands for one to drop."""
+    """What a batch writes. Items are by `item_row_id`; None stands for one to drop.
+
+    ``follows`` has the new runs of which the store must see whether they follow its last one; those
+    that follow a run of the batch are not among them.
+    """
 
     states: dict[int, FoldedState] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
@@ -47,6 +53,8 @@ class Rows:
     drop_tasks: list[int] = field(default_factory=list)
     messages: list[MessageRow] = field(default_factory=list)
     drop_messages: list[int] = field(default_factory=list)
+    follows: dict[int, int] = field(default_factory=dict)
+    _started: dict[WorkflowId, int] = field(default_factory=dict)
 
     def add(self, write: Write) -> None:
         """Take one write in; raises Conflict when it does not follow the run's former one here."""
@@ -72,7 +80,8 @@ class Rows:
         former = self.states.get(write.key)
         if former is None:
             assert write.key > 0, write.key
-            assert write.based_on or write.record is not None, "a new run needs its record"
+            if not write.based_on:
+                self._add_start(write)
             self.states[write.key] = FoldedState(write.based_on, write, write.wake_changed)
             return
         if former.write.version != write.based_on:
@@ -82,6 +91,19 @@ class Rows:
         self.states[write.key] = FoldedState(
             former.based_on, write, former.wake_changed or write.wake_changed
         )
+
+    def _add_start(self, write: Write) -> None:
+        record = write.record
+        assert record is not None, "a new run needs its record"
+        workflow = (record.namespace, record.workflow_id)
+        last = self._started.get(workflow)
+        self._started[workflow] = write.key
+        if write.follows is None:
+            return
+        if last is None:
+            self.follows[write.key] = write.follows
+        elif last != write.follows:
+            raise Conflict
 
 
 def fold(units: Iterable[Unit]) -> Rows:

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from harness import (
     QUEUE,
     Harness,
@@ -13,14 +14,19 @@ from harness import (
     complete_command,
     execution,
     payloads,
+    settle,
     start_request,
 )
+from temporalio.api.command.v1 import Command
+from temporalio.api.common.v1 import RetryPolicy
 from temporalio.api.enums.v1 import (
+    CommandType,
     WorkflowExecutionStatus,
     WorkflowIdConflictPolicy,
     WorkflowIdReusePolicy,
 )
 from temporalio.api.workflowservice.v1 import (
+    DeleteWorkflowExecutionRequest,
     SignalWithStartWorkflowExecutionRequest,
     TerminateWorkflowExecutionRequest,
 )
@@ -32,11 +38,24 @@ from perdure.api.errors import (
     WorkflowAlreadyStarted,
 )
 from perdure.service.settings import Settings
+from perdure.store.query import Query
 
 Reuse = WorkflowIdReusePolicy
 Conflict = WorkflowIdConflictPolicy
 USE = Conflict.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
 TERMINATE = Conflict.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+
+
+def _continue_as_new() -> Command:
+    made = Command(command_type=CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION)
+    made.continue_as_new_workflow_execution_command_attributes.workflow_type.name = "flow"
+    return made
+
+
+def _fail() -> Command:
+    made = Command(command_type=CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION)
+    made.fail_workflow_execution_command_attributes.failure.message = "no luck"
+    return made
 
 
 async def test_the_same_request_again_is_the_same_run(node: Harness) -> None:
@@ -52,6 +71,52 @@ async def test_the_same_request_again_finds_the_run_when_it_has_closed(node: Har
     await node.complete(await node.take(), complete_command())
     assert (await node.start(request_id="r1")).run_id == first.run_id
     assert (await node.start(request_id="r2")).run_id != first.run_id
+
+
+async def test_the_same_request_again_finds_the_run_that_continued_as_new(node: Harness) -> None:
+    first = await node.start(request_id="r1")
+    for _ in range(2):
+        await node.complete(await node.take(), _continue_as_new())
+        again = await node.start(request_id="r1")
+        assert (again.run_id, again.started) == (first.run_id, True)
+        assert again.status == WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_CONTINUED_AS_NEW
+    with pytest.raises(WorkflowAlreadyStarted):
+        await node.start(request_id="r2")
+    await node.complete(await node.take(), complete_command())
+    assert (await node.start(request_id="r1")).run_id == first.run_id
+    assert len(await node.store.list_runs(Query("default"))) == 3
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        {"retry_policy": RetryPolicy(initial_interval=Duration(seconds=1))},
+        {"cron_schedule": "* * * * *"},
+    ],
+)
+async def test_the_same_request_again_finds_the_run_of_which_another_attempt_is_made(
+    node: Harness, chain: dict[str, Any]
+) -> None:
+    first = await node.start(request_id="r1", **chain)
+    await node.clock.advance(60)
+    await node.complete(await node.take(), _fail())
+    assert len(await node.store.list_runs(Query("default"))) == 2
+    again = await node.start(request_id="r1", **chain)
+    assert (again.run_id, again.first_execution_run_id) == (first.run_id, first.run_id)
+
+
+async def test_the_same_request_again_names_a_run_that_is_not_kept(node: Harness) -> None:
+    first = await node.start(request_id="r1")
+    await node.complete(await node.take(), _continue_as_new())
+    await node.complete(await node.take(), complete_command())
+    await node.service.delete_workflow_execution(
+        DeleteWorkflowExecutionRequest(
+            namespace="default", workflow_execution=execution(run_id=first.run_id)
+        )
+    )
+    await settle()
+    assert len(await node.store.list_runs(Query("default"))) == 1
+    assert (await node.start(request_id="r1")).run_id == first.run_id
 
 
 async def test_a_second_start_is_refused_with_the_run_that_is_in_the_way(node: Harness) -> None:
@@ -229,6 +294,19 @@ async def test_signal_with_start_starts_once_and_signals_each_time(node: Harness
         "WorkflowTaskScheduled",
         "WorkflowExecutionSignaled",
     ]
+
+
+async def test_the_same_signal_with_start_again_finds_the_run_that_continued_as_new(
+    node: Harness,
+) -> None:
+    call = node.service.signal_with_start_workflow_execution
+    first = await call(_signal_with_start("r1"))
+    await node.complete(await node.take(), _continue_as_new())
+    assert (await call(_signal_with_start("r1"))).run_id == first.run_id
+    assert await node.events() == ["WorkflowExecutionStarted", "WorkflowTaskScheduled"]
+    await node.complete(await node.take(), complete_command())
+    assert (await call(_signal_with_start("r1"))).run_id == first.run_id
+    assert len(await node.store.list_runs(Query("default"))) == 2
 
 
 async def test_a_run_that_was_never_started_is_not_found(node: Harness) -> None:

@@ -57,7 +57,9 @@ def closed(key: int, **changes: Any) -> Record:
     return record(key, **{"status": COMPLETED, "close_ns": 9_000 + key, **changes})
 
 
-def start(key: int, *, events: bytes = b"started", **changes: Any) -> Write:
+def start(
+    key: int, *, events: bytes = b"started", follows: int | None = None, **changes: Any
+) -> Write:
     """The first write of a run."""
     return Write(
         key=key,
@@ -68,6 +70,7 @@ def start(key: int, *, events: bytes = b"started", **changes: Any) -> Write:
         first_event_id=1,
         last_event_id=2,
         record=record(key, **changes),
+        follows=follows,
     )
 
 
@@ -286,6 +289,51 @@ class StoreContract:
         units = [[start(key, workflow_id="w")], [start(key + 1, workflow_id="w")]]
         assert await store.commit(units) == [1]
         assert await store.find("default", "w") == key
+
+    async def test_a_start_follows_the_run_on_which_it_was_decided(self, store: Store) -> None:
+        key = await store.allocate(5)
+        assert await store.commit([[start(key, workflow_id="w", follows=0)]]) == []
+        late = start(key + 1, workflow_id="w", follows=0)
+        assert await store.commit([[late]]) == [0]
+        await store.commit([[step(key, 1, record=closed(key, workflow_id="w"))]])
+        assert await store.commit([[late], [start(key + 2, follows=0)]]) == [0]
+        assert await store.commit([[start(key + 3, workflow_id="w", follows=key)]]) == []
+        over = start(key + 4, workflow_id="w", follows=key, status=COMPLETED, close_ns=9_999)
+        assert await store.commit([[over]]) == [0]
+        assert await store.find("default", "w") == key + 3
+
+    async def test_a_start_may_follow_a_run_that_its_batch_closes(self, store: Store) -> None:
+        key = await store.allocate(4)
+        await store.commit([[start(key, workflow_id="w")]])
+        batch = [
+            [step(key, 1, record=closed(key, workflow_id="w"))],
+            [start(key + 1, workflow_id="w", follows=key, status=COMPLETED, close_ns=9_999)],
+            [start(key + 2, workflow_id="w", follows=key)],
+            [start(key + 3, workflow_id="w", follows=key + 1)],
+        ]
+        assert await store.commit(batch) == [2]
+        assert await store.find("default", "w") == key + 3
+        assert await store.find("default", "w", f"run-{key + 1}") == key + 1
+
+    async def test_a_start_cannot_follow_a_run_that_is_gone(self, store: Store) -> None:
+        key = await store.allocate(3)
+        await store.commit([[start(key, workflow_id="w", status=COMPLETED, close_ns=9_999)]])
+        await store.delete(key)
+        assert await store.commit([[start(key + 1, workflow_id="w", follows=key)]]) == [0]
+        assert await store.commit([[start(key + 2, workflow_id="w", follows=0)]]) == []
+
+    async def test_the_run_that_started_last_by_the_clock_of_a_fast_node(
+        self, store: Store
+    ) -> None:
+        key = await store.allocate(3)
+        fast = {"start_ns": 9_000, "status": COMPLETED, "close_ns": 9_001}
+        await store.commit([[start(key, workflow_id="w", **fast)]])
+        await store.commit([[start(key + 1, workflow_id="w", follows=key)]])
+        close = step(key + 1, 1, record=closed(key + 1, workflow_id="w"))
+        if await store.commit([[close], [start(key + 2, workflow_id="w", follows=key + 1)]]):
+            last = await store.find("default", "w")
+            assert await store.commit([[start(key + 2, workflow_id="w", follows=last)]]) == []
+        assert await store.find("default", "w") == key + 2
 
     async def test_a_run_cannot_be_started_twice(self, store: Store) -> None:
         key = await store.allocate(2)

@@ -36,7 +36,7 @@ from perdure.store.folding import (
     attributes_json,
     fold,
 )
-from perdure.store.postgres.choice import Choice, choose, lock_number
+from perdure.store.postgres.choice import Choice, Current, choose, lock_number
 from perdure.store.postgres.leases import MESSAGE_LEASE_NS
 from perdure.store.postgres.statements import LOCK_TIMEOUT, PARTS
 from perdure.store.postgres.statements import STATEMENTS as SQL
@@ -127,6 +127,7 @@ async def _write_chosen(connection: Any, units: Sequence[Unit], node: int) -> Wr
     awaited: list[int] = []
     if chosen:
         rows = fold(chosen)
+        rows.follows.clear()  # they do: it was looked at
         awaited = await _write(connection, rows, new_records(rows), node)
     await connection.execute("COMMIT")
     return Written(left_out, awaited)
@@ -149,12 +150,12 @@ async def _facts(connection: Any, units: Sequence[Unit]) -> Choice:
     namespaces = [record.namespace for record in records]
     workflow_ids = [record.workflow_id for record in records]
     run_ids = [record.run_id for record in records]
-    open_runs = await connection.fetch(SQL["open_runs"], namespaces, workflow_ids)
+    current = await connection.fetch(SQL["find_current"], namespaces, workflow_ids)
     taken = await connection.fetch(SQL["taken_run_ids"], namespaces, run_ids)
     tasks = await connection.fetch(SQL["present_tasks"], drops) if drops else []
     return Choice(
         versions=dict(map(tuple, versions)),
-        open_runs={(row[0], row[1]): row[2] for row in open_runs},
+        current={(row[0], row[1]): Current(row[2], row[3] == 0) for row in current},
         run_ids=set(map(tuple, taken)),
         tasks={row[0] for row in tasks},
     )
@@ -171,7 +172,8 @@ async def _write(connection: Any, rows: Rows, starts: Sequence[Record], node: in
     Raises one of _MISMATCH when it is not as the batch assumes.
     """
     parts = _parts(rows, node)
-    started = [("new_records", _columns(map(_record_row, starts)))] if starts else []
+    table = [(*_record_row(record), rows.follows.get(record.key)) for record in starts]
+    started = [("new_records", _columns(table))] if starts else []
     if not _follow(starts, rows):
         return await _execute(connection, parts + started)
     awaited = await _execute(connection, parts)

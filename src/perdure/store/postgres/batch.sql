@@ -36,7 +36,7 @@ ns AS (
 )
 
 -- name: new_records
--- Of runs whose workflow ids are locked: who has one open is seen here.
+-- Of runs whose workflow ids are locked: who has one open is seen here, and which one was the last.
 nr AS (
     INSERT INTO perdure.runs ({record})
     SELECT
@@ -48,16 +48,24 @@ nr AS (
         {1}::bigint[], {2}::text[], {3}::text[], {4}::text[], {5}::text[], {6}::text[], {7}::integer[],
         {8}::bigint[], {9}::bigint[], {10}::bigint[], {11}::bigint[], {12}::bigint[], {13}::bigint[],
         {14}::text[], {15}::text[], {16}::text[], {17}::text[], {18}::text[], {19}::text[], {20}::bytea[],
-        {21}::bytea[], {22}::bytea[]
+        {21}::bytea[], {22}::bytea[], {23}::bigint[]
     ) AS u (
         key, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_ns, execution_ns,
         close_ns, history_length, history_size_bytes, transition_count, parent_workflow_id,
         parent_run_id, root_workflow_id, root_run_id, first_run_id, search_attributes, info, memo,
-        attributes
+        attributes, follows
     )
-    WHERE u.close_ns > 0 OR NOT EXISTS (
-        SELECT FROM perdure.runs AS r
-        WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id AND r.close_ns = 0
+    WHERE (
+        (u.close_ns > 0 AND u.follows IS NULL) OR NOT EXISTS (
+            SELECT FROM perdure.runs AS r
+            WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id AND r.close_ns = 0
+        )
+    ) AND (
+        u.follows IS NULL OR u.follows = coalesce((
+            SELECT r.key FROM perdure.runs AS r
+            WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id
+            ORDER BY r.start_ns DESC, r.key DESC LIMIT 1
+        ), 0)
     )
     RETURNING key
 )

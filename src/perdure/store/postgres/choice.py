@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import Final, NamedTuple
 
-from perdure.store.contract import Record, Unit
+from perdure.store.contract import Record, Unit, Write
+from perdure.store.folding import WorkflowId
 
-WorkflowId = tuple[str, str]  # namespace, workflow id
+
+class Current(NamedTuple):
+    """The run that a workflow id leads to: the open one, else the last."""
+
+    key: int
+    is_open: bool
+
+
+_NONE: Final = Current(0, False)
 
 
 def lock_number(workflow: WorkflowId) -> int:
@@ -22,7 +32,7 @@ class Choice:
 
     Args:
         versions: of the batch's runs that exist, by key.
-        open_runs: the keys of open runs of the workflow ids that the batch starts.
+        current: what the workflow ids lead to that the batch starts.
         run_ids: the (namespace, run id) pairs of the batch's new runs that exist already.
         tasks: ids of the task rows to drop that exist.
     """
@@ -30,12 +40,12 @@ class Choice:
     def __init__(
         self,
         versions: Mapping[int, int],
-        open_runs: Mapping[WorkflowId, int],
+        current: Mapping[WorkflowId, Current],
         run_ids: set[tuple[str, str]],
         tasks: set[int],
     ) -> None:
         self._versions = dict(versions)
-        self._open_runs = dict(open_runs)
+        self._current = dict(current)
         self._run_ids = set(run_ids)
         self._tasks = set(tasks)
 
@@ -43,24 +53,24 @@ class Choice:
         """Take a unit in as a whole, or change nothing and return False."""
         versions: dict[int, int] = {}
         records: dict[int, Record] = {}
-        started: set[int] = set()
+        started: list[Write] = []
         for write in unit:
             stored = versions.get(write.key, self._versions.get(write.key, 0))
             if stored != write.based_on:
                 return False
             versions[write.key] = write.version
             if write.based_on == 0:
-                started.add(write.key)
+                started.append(write)
             if write.record is not None:
                 records[write.key] = write.record
         tasks = self._tasks_after(unit)
-        opened = self._opened_by(records, started)
-        new_ids = [(records[key].namespace, records[key].run_id) for key in started]
+        current = self._current_after(records, started)
+        new_ids = [(records[w.key].namespace, records[w.key].run_id) for w in started]
         clash = len(set(new_ids)) < len(new_ids) or not self._run_ids.isdisjoint(new_ids)
-        if tasks is None or opened is None or clash:
+        if tasks is None or current is None or clash:
             return False
         self._versions.update(versions)
-        self._open_runs = opened
+        self._current = current
         self._run_ids.update(new_ids)
         self._tasks = tasks
         return True
@@ -74,21 +84,27 @@ class Choice:
                 tasks.remove(task_id)
         return tasks
 
-    def _opened_by(
-        self, records: Mapping[int, Record], started: set[int]
-    ) -> dict[WorkflowId, int] | None:
+    def _current_after(
+        self, records: Mapping[int, Record], started: Sequence[Write]
+    ) -> dict[WorkflowId, Current] | None:
         """Closing runs come before new ones, which may bear the same workflow id."""
-        runs = dict(self._open_runs)
+        current = dict(self._current)
         for key, record in records.items():
             workflow = (record.namespace, record.workflow_id)
-            if record.close_ns and runs.get(workflow) == key:
-                del runs[workflow]
-        for key in started:
-            record = records[key]
+            if record.close_ns and current.get(workflow, _NONE).key == key:
+                current[workflow] = Current(key, False)
+        for write in started:
+            record = records[write.key]
             workflow = (record.namespace, record.workflow_id)
-            if not record.close_ns and runs.setdefault(workflow, key) != key:
+            former = current.get(workflow, _NONE)
+            is_open = not record.close_ns
+            if is_open and former.is_open:
                 return None
-        return runs
+            if write.follows is not None and former != Current(write.follows, False):
+                return None
+            if not former.is_open:
+                current[workflow] = Current(write.key, is_open)
+        return current
 
 
 def choose(choice: Choice, units: Sequence[Unit]) -> tuple[list[Unit], list[int]]:

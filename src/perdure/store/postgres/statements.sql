@@ -5,12 +5,6 @@
 SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]) ORDER BY key
 FOR NO KEY UPDATE;
 
--- name: open_runs
-SELECT r.namespace, r.workflow_id, r.key FROM perdure.runs AS r
-JOIN unnest($1::text[], $2::text[]) AS u (namespace, workflow_id)
-    ON r.namespace = u.namespace AND r.workflow_id = u.workflow_id
-WHERE r.close_ns = 0;
-
 -- name: taken_run_ids
 SELECT r.namespace, r.run_id FROM perdure.runs AS r
 JOIN unnest($1::text[], $2::text[]) AS u (namespace, run_id)
@@ -49,8 +43,8 @@ SELECT nextval('perdure.ids'), pg_logical_emit_message(true, 'perdure', '');
 SELECT key FROM perdure.runs WHERE namespace = $1 AND run_id = $2 AND workflow_id = $3;
 
 -- name: find_current
--- Of each the open one, else the one that started last.
-SELECT u.namespace, u.workflow_id, f.key
+-- Of each the open one (place 0), else the one that started last.
+SELECT u.namespace, u.workflow_id, f.key, f.place
 FROM unnest($1::text[], $2::text[]) AS u (namespace, workflow_id)
 CROSS JOIN LATERAL (
     (

@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.store.contract import NOBODY, Record, Unit
 from perdure.store.folding import Conflict, Rows, attributes_json, fold
+from perdure.store.sqlite import reads
 from perdure.store.sqlite.statements import STATEMENTS as SQL
 
 NextPosition = Callable[[], int]
@@ -109,6 +110,10 @@ def _execute_records(connection: sqlite3.Connection, rows: Rows) -> None:
             known.append((*_changeable(record), key))
     if known and connection.executemany(SQL["update_record"], known).rowcount != len(known):
         raise Conflict
+    for key, follows in rows.follows.items():
+        record = rows.records[key]
+        if (reads.find(connection, record.namespace, record.workflow_id) or 0) != follows:
+            raise Conflict
     if new:
         connection.executemany(SQL["insert_record"], new)
 

@@ -25,7 +25,7 @@ _ATTRIBUTES_AT = Record.__struct_fields__.index("search_attributes")
 _decode = msgspec.json.Decoder(dict[str, str | int | float | bool | list[str]]).decode
 
 
-def find(db: sqlite3.Connection, namespace: str, workflow_id: str, run_id: str) -> int | None:
+def find(db: sqlite3.Connection, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
     """The key of a run: the one named, or the open one, or the last one."""
     if run_id:
         row = db.execute(SQL["find_run"], (namespace, run_id, workflow_id)).fetchone()
