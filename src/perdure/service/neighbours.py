@@ -59,7 +59,7 @@ class Neighbours:
         self._has_missed = False  # what others told
         self._sweep_pause_s = BEAT_S
         self._background = Background()
-        self._heir = Heir(node, sharing)
+        self._heir = Heir(node, sharing, lambda: self.is_eldest)
         self.relay = Relay(
             node, sharing, self._queue_addresses, self._takes, self._background.spawn
         )
@@ -83,6 +83,8 @@ class Neighbours:
     async def open(self) -> None:
         """Say hello, and begin to listen. Raises StoreError."""
         self._note(await self._give_sign())
+        if self.is_eldest:  # for those that went before it came
+            self._heir.look()
         self._sharing.listener = self._heard
         await self._sharing.tell(notices.HELLO)
         self._background.repeat(self._next_beat, "perdure-neighbours")
@@ -152,9 +154,11 @@ class Neighbours:
     def _note(self, beat: Beat) -> None:
         """What this node knows from now on."""
         self._notice_schema(beat.newer_schema)
-        self._heir.inherit(self._living - beat.nodes, bury=False)
-        self._heir.inherit(beat.died, bury=True)
+        gone = self._living - beat.nodes
         self._living = beat.nodes
+        self._heir.inherit(beat.died)
+        if gone and self.is_eldest:  # those that left have nobody else who would be told
+            self._heir.look()
 
     def _react(self, beat: Beat) -> None:
         """What waits, or was missed, is looked at."""

@@ -17,6 +17,7 @@ from perdure.service.settings import Settings
 from perdure.store.contract import StoreUnavailable
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
+from perdure.store.postgres.sharing import PostgresSharing
 
 WITHIN_S = 20
 
@@ -31,6 +32,19 @@ async def two(postgres_dsn: str) -> AsyncIterator[tuple[Harness, Harness]]:
     yield first, second
     await second.close()
     await first.close()
+
+
+@pytest.fixture
+def looks_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_AGAIN_S", "_AGAIN_MAX_S"):
+        monkeypatch.setattr(f"perdure.service.heir.{name}", 0.1)
+
+
+@pytest.fixture
+async def look(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
 
 
 async def beat(node: Harness) -> None:
@@ -159,6 +173,75 @@ async def test_a_take_over_that_fails_is_made_again_from_where_it_was(
         found = await asyncio.gather(*polls)
     assert sorted(task.workflow_execution.workflow_id for task in found) == ["a", "b"]
     assert asked[:3] == ["", "a", "a"]
+
+
+@pytest.mark.usefixtures("looks_again_soon")
+async def test_what_a_node_commits_after_its_burial_is_taken_over_when_it_is_found(
+    two: tuple[Harness, Harness], look: asyncpg.Connection
+) -> None:
+    """As one does whose last commit was late, or that is silent though it goes on."""
+    heir, dead = two
+    await die(dead, look)
+    await beat(heir)
+    await buried(dead, look)
+    await hold(dead, "late")
+    async with asyncio.timeout(WITHIN_S):
+        assert (await heir.poll_activity()).workflow_execution.workflow_id == "late"
+
+
+async def test_who_comes_while_a_node_takes_over_keeps_what_it_holds(
+    two: tuple[Harness, Harness],
+    postgres_dsn: str,
+    look: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heir, dead = two
+    await dead.start("wf")
+    await dead.complete(await dead.take(), activity_command("a"), activity_command("b"))
+    first = await dead.take_activity()
+    newcomer = Harness(lambda: PostgresStore(postgres_dsn))
+    sharing = heir.store.sharing
+    assert sharing is not None
+    usual, held = sharing.orphans, []
+
+    async def slow(*arguments: Any) -> Any:
+        page = await usual(*arguments)
+        if page.keys and not held:
+            await newcomer.open()
+            held.append(await newcomer.take_activity())
+        return page
+
+    monkeypatch.setattr(sharing, "orphans", slow)
+    await die(dead, look)
+    await beat(heir)
+    await buried(dead, look)
+    again = await heir.take_activity()
+    assert again.activity_id == first.activity_id != held[0].activity_id
+    await newcomer.finish_activity(held[0])
+    await newcomer.close()
+
+
+async def test_of_all_nodes_one_takes_over_from_those_that_leave(
+    two: tuple[Harness, Harness], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heir, leaving = two
+    usual, asked = PostgresSharing.orphans, []
+
+    async def noting(sharing: PostgresSharing, *arguments: Any) -> Any:
+        asked.append(sharing.node)
+        return await usual(sharing, *arguments)
+
+    monkeypatch.setattr(PostgresSharing, "orphans", noting)
+    third = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    await beat(heir)
+    await hold(leaving, "wf")
+    await leaving.close()
+    for node in (third, heir):
+        await beat(node)
+    await heir.take_activity()
+    await settle()
+    await third.close()
+    assert set(asked) == {heir.store.node}
 
 
 async def test_what_a_node_that_leaves_had_to_deliver_is_delivered_at_once(

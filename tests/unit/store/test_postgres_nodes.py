@@ -257,8 +257,6 @@ async def test_orphans_are_looked_for_page_by_page(
     pages, after = [], FIRST_RUN
     while True:
         page = await stage.one.sharing.orphans(after)
-        assert stage.two.node not in page.living
-        assert stage.one.node in page.living
         pages.append(page.keys)
         if page.last is None:
             break
