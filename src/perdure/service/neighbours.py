@@ -157,6 +157,7 @@ class Neighbours:
         gone = self._living - beat.nodes
         self._living = beat.nodes
         self._heir.inherit(beat.died)
+        self.relay.gone(gone)
         if gone and self.is_eldest:  # those that left have nobody else who would be told
             self._heir.look()
 

@@ -115,6 +115,7 @@ class Node:
         self.service = WorkflowService(self)
         self.ended: asyncio.Event = asyncio.Event()
         self.ended_by: StoreError | None = None
+        self._is_behind = False  # memory: look again
         self._looking = False
         self._end: asyncio.Task[None] | None = None
 
@@ -212,19 +213,21 @@ class Node:
 
     def look_again(self) -> None:
         """A commit may be stored of which memory has not heard."""
+        self._is_behind = True
         if not self._looking:
             self._looking = True
             self.dispatcher.spawn(self._reread())
 
     async def _reread(self) -> None:
         """Read what waits in the store, once it can be read."""
-        while self._end is None:
+        while self._is_behind and self._end is None:
+            self._is_behind = False
             try:
                 await self.matching.reread()
                 await self.courier.reread()
                 await self.alarms.open()
-                break
             except StoreError:
+                self._is_behind = True
                 await sleep_until(self.clock, self.clock.now_ns() + self.settings.retry_ns)
         self._looking = False
 

@@ -11,8 +11,14 @@ import pytest
 from harness import Harness, activity_command, event_name, settle
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType
+from temporalio.api.query.v1 import WorkflowQuery
+from temporalio.api.workflowservice.v1 import (
+    QueryWorkflowRequest,
+    RespondQueryTaskCompletedRequest,
+)
 
 from perdure.api.errors import Unavailable
+from perdure.service.queries import ANSWERED
 from perdure.service.settings import Settings
 from perdure.store.contract import StoreUnavailable
 from perdure.store.postgres import PostgresStore
@@ -244,6 +250,33 @@ async def test_of_all_nodes_one_takes_over_from_those_that_leave(
     assert set(asked) == {heir.store.node}
 
 
+async def test_a_query_that_a_dead_node_took_is_asked_again(
+    two: tuple[Harness, Harness], look: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heir, dead = two
+    await dead.start("wf")
+    await dead.complete(await dead.take())
+    request = QueryWorkflowRequest(namespace="default", query=WorkflowQuery(query_type="state"))
+    request.execution.workflow_id = "wf"
+    poll = dead.poll()
+    await settle()
+    query = asyncio.create_task(heir.service.query_workflow(request))
+    assert (await asyncio.wait_for(poll, WITHIN_S)).query.query_type == "state"
+
+    async def fail(*_: object) -> int:
+        raise StoreUnavailable("it is dead")
+
+    monkeypatch.setattr(dead.store.sharing, "post", fail)
+    await die(dead, look)
+    await beat(heir)
+    asked = await heir.take()
+    assert asked.query.query_type == "state"
+    await heir.service.respond_query_task_completed(
+        RespondQueryTaskCompletedRequest(task_token=asked.task_token, completed_type=ANSWERED)
+    )
+    await asyncio.wait_for(query, WITHIN_S)
+
+
 async def test_what_a_node_that_leaves_had_to_deliver_is_delivered_at_once(
     two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +307,33 @@ async def test_messages_that_memory_had_no_room_for_are_not_left_until_their_lea
     names = [f"signal-{number}" for number in range(20)]
     await node.complete(await node.take(), *(signal_command("target", name) for name in names))
     assert await signals_of(node, "target", len(names)) == names
+    await node.close()
+
+
+async def test_messages_of_a_commit_in_doubt_are_not_left_until_their_lease_is_over(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    await node.start("target")
+    await node.complete(await node.take())
+    await node.start("sender")
+    task = await node.take()
+    commit = node.store.commit
+
+    async def unanswered(units: Any) -> Any:
+        await commit(units)
+        raise StoreUnavailable("the connection broke")
+
+    async def away(_units: Any) -> Any:
+        raise StoreUnavailable("out of reach")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(node.store, "commit", unanswered)
+        broken.setattr(node.store, "settle", away)
+        with pytest.raises(Unavailable):
+            await node.complete(task, signal_command("target", "s"))
+    await node.clock.advance(1)
+    assert await signals_of(node, "target", 1) == ["s"]
     await node.close()
 
 
