@@ -12,7 +12,7 @@ import contextvars
 import hashlib
 import random
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -504,15 +504,22 @@ class FakeSharing:
     async def orphans(self, after: tuple[str, str] = FIRST_RUN) -> Orphans:
         async def work() -> Orphans:
             keys = await self._store.session.in_flight()
-            return Orphans(keys, frozenset(self._database.living()))
+            return Orphans(keys)
+
+        return await self._do(work)
+
+    async def dead(self, nodes: Collection[int]) -> frozenset[int]:
+        async def work() -> frozenset[int]:
+            return frozenset(nodes) - self._database.living() - {self.node}
 
         return await self._do(work)
 
     async def bury(self, nodes: Sequence[int]) -> None:
         async def work() -> None:
             for node in nodes:
-                self._database.seen.pop(node, None)
-                self._database.funerals.pop(node, None)
+                if node == self.node or node not in self._database.living():
+                    self._database.seen.pop(node, None)
+                    self._database.funerals.pop(node, None)
 
         await self._do(work)
 

@@ -37,9 +37,11 @@ class Background:
         if error is not None:
             _tell(error, getattr(task.get_coro(), "__qualname__", task.get_name()))
 
-    async def close(self) -> None:
-        """End all of it, and wait for that."""
-        tasks = list(self._tasks)
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Wait a while for what is under way, then end it."""
+        tasks = set(self._tasks)
+        if tasks and grace_s:
+            _, tasks = await asyncio.wait(tasks, timeout=grace_s)
         for task in tasks:
             task.cancel()
         if tasks:

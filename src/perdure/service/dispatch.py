@@ -8,7 +8,6 @@ joins the same transition.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -27,6 +26,7 @@ from perdure.engine.execution import Execution
 from perdure.engine.state import Activity, WorkflowTask
 from perdure.engine.transition import TaskRef, Transition
 from perdure.service import completing, pages, ranking, responses, tokens
+from perdure.service.background import Background
 from perdure.service.clock import Clock, sleep_until
 from perdure.service.entries import Companion, Entry
 from perdure.service.executions import Executions
@@ -86,7 +86,7 @@ class Dispatcher:
         self._namespaces = namespaces
         self._deliver = deliver
         self._alarm = alarm
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._rounds = 0
         matching.claim = self.claim
 
@@ -263,11 +263,16 @@ class Dispatcher:
     async def _hand_over_after_reading(self, key: int, poll: Poll, hand_out: HandOut) -> None:
         try:
             await self.complete_history(key, hand_out)
-        except RPCError:
-            log.warning("no history for a workflow task of run %d: it goes back", key)
+        except Exception as error:
+            if isinstance(error, RPCError):
+                log.warning("no history for a workflow task of run %d: %s", key, error.message)
+            else:
+                log.exception("no history for a workflow task of run %d", key)
+            self._matching.dismiss(poll)
+            await sleep_until(self._clock, self._clock.now_ns() + self._settings.retry_ns)
             self.take_back(poll)
-            return
-        self._hand_over_workflow(key, poll, hand_out)
+        else:
+            self._hand_over_workflow(key, poll, hand_out)
 
     async def complete_history(self, key: int, hand_out: HandOut) -> None:
         """Read what a response lacks of history, after its commit. Raises Unavailable."""
@@ -471,19 +476,12 @@ class Dispatcher:
     # -- background --------------------------------------------------------------------------------
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the calls."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        """Run something beside the calls; an error is only told."""
+        self._background.spawn(work)
 
     async def close(self, grace_s: float = 5.0) -> None:
         """Wait a while for what runs beside the calls, then stop it."""
-        if self._background:
-            _, late = await asyncio.wait(list(self._background), timeout=grace_s)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+        await self._background.close(grace_s)
 
 
 def _note_answer(companion: Companion, unit: Unit) -> None:

@@ -1,7 +1,8 @@
 """Commits of which nobody could say whether they are, or will be, stored.
 
-Their callers were told so, and ask again; what was handed out with them reached no worker. Once the
-store knows, tasks that turn out to be handed out are taken back, and who waits for the runs looks.
+Their callers were told so, and ask again; what was handed out with them reached no worker, and
+their messages nobody. Once the store knows, tasks that turn out to be handed out are taken back,
+messages are delivered by who looks first, and who waits for the runs looks.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Doubts:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="perdure-doubts")
 
     async def close(self) -> None:
-        """Wait a while: what comes when the node has left is taken back by nobody."""
+        """Wait a while: what comes when the node has left is found by others, though later."""
         if self._task is not None:
             _, late = await asyncio.wait([self._task], timeout=_GRACE_S)
             for task in late:
@@ -68,12 +69,21 @@ class Doubts:
     async def _is_settled(self, units: list[StoredUnit]) -> bool:
         try:
             await self._node.store.settle(units)
+            await self._release_messages(units)
         except StoreError:  # still out of reach, or still at it
             return False
         except Exception:
             log.exception("what became of a commit could not be found out")
             return False
         return True
+
+    async def _release_messages(self, units: list[StoredUnit]) -> None:
+        """The commit leased them for this node, whose courier has not heard of them."""
+        sharing = self._node.store.sharing
+        writes = [write for unit in units for write in unit]
+        messages = [message.id for write in writes for message in write.put_messages]
+        if sharing is not None and messages:
+            await sharing.release_messages(messages)
 
     def _resolve(self, handed_out: list[HandedOut], keys: set[int]) -> None:
         node = self._node

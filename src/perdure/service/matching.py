@@ -193,12 +193,17 @@ class Matching:
         if poll.future.done():
             return
         if self._closed or poll.deadline_ns <= self._clock.now_ns():
-            self.finish(poll)
-            poll.future.set_result(_empty(poll.queue))
+            self.dismiss(poll)
             return
         poll.task = None
         poll.queue.polls[poll] = None
         poll.queue.polls.move_to_end(poll, last=False)
+
+    def dismiss(self, poll: Poll) -> None:
+        """Answer a poll that gets nothing, parked or not."""
+        self.finish(poll)
+        if not poll.future.done():
+            poll.future.set_result(_empty(poll.queue))
 
     def _expire(self, poll: Poll) -> None:
         parked = poll in poll.queue.polls

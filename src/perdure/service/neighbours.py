@@ -62,7 +62,7 @@ class Neighbours:
         self._died: frozenset[int] = frozenset()
         self._trouble = Trouble(log, "the database does not answer")
         self._background = Background()
-        self._heir = Heir(node, sharing)
+        self._heir = Heir(node, sharing, lambda: self.is_eldest)
         self.relay = Relay(
             node, sharing, self._queue_addresses, self._takes, self._background.spawn
         )
@@ -86,6 +86,8 @@ class Neighbours:
     async def open(self) -> None:
         """Say hello, and begin to listen. Raises StoreError."""
         self._note(await self._give_sign())
+        if self.is_eldest:  # for those that went before it came
+            self._heir.look()
         self._sharing.listener = self._heard
         await self._sharing.tell(notices.HELLO)
         self._background.repeat(self._next_beat, "perdure-neighbours")
@@ -156,12 +158,15 @@ class Neighbours:
     def _note(self, beat: Beat) -> None:
         """What this node knows from now on."""
         self._notice_schema(beat.newer_schema)
-        self._heir.inherit(self._living - beat.nodes, bury=False)
-        self._heir.inherit(beat.died, bury=True)
         for node in sorted(beat.died - self._died):
             log.warning("no sign of life from node %d: what it held is offered again", node)
         self._died = beat.died
+        gone = self._living - beat.nodes
         self._living = beat.nodes
+        self._heir.inherit(beat.died)
+        self.relay.gone(gone)
+        if gone and self.is_eldest:  # those that left have nobody else who would be told
+            self._heir.look()
 
     def _react(self, beat: Beat) -> None:
         """What waits, or was missed, is looked at."""

@@ -6,11 +6,15 @@ import asyncio
 import logging
 import random as random_module
 import uuid
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from perdure.api.errors import NotFound, Unavailable
 from perdure.engine import activities, workflow_tasks
+from perdure.engine.execution import Execution
+from perdure.engine.state import Activity, WorkflowTask
 from perdure.engine.transition import Transition
 from perdure.service import queue_configs
 from perdure.service.alarms import Alarms
@@ -33,6 +37,7 @@ from perdure.service.workers import Workers
 from perdure.service.workflow_service import WorkflowService
 from perdure.store.contract import Store, StoreError
 
+T = TypeVar("T")
 _TAKE_BACK_BATCH = 500
 
 log = logging.getLogger("perdure.service")
@@ -110,6 +115,7 @@ class Node:
         self.service = WorkflowService(self)
         self.ended: asyncio.Event = asyncio.Event()
         self.ended_by: StoreError | None = None
+        self._is_behind = False  # memory: look again
         self._looking = False
         self._end: asyncio.Task[None] | None = None
 
@@ -207,19 +213,21 @@ class Node:
 
     def look_again(self) -> None:
         """A commit may be stored of which memory has not heard."""
+        self._is_behind = True
         if not self._looking:
             self._looking = True
             self.dispatcher.spawn(self._reread())
 
     async def _reread(self) -> None:
         """Read what waits in the store, once it can be read."""
-        while self._end is None:
+        while self._is_behind and self._end is None:
+            self._is_behind = False
             try:
                 await self.matching.reread()
                 await self.courier.reread()
                 await self.alarms.open()
-                break
             except StoreError:
+                self._is_behind = True
                 await sleep_until(self.clock, self.clock.now_ns() + self.settings.retry_ns)
         self._looking = False
 
@@ -235,29 +243,36 @@ class Node:
 
     async def _take_back(self) -> None:
         """Workers of the former process died with it: what they held is offered again."""
-        await self.take_back(await self.store.in_flight(), frozenset([self.store.node]))
 
-    async def take_back(self, keys: list[int], living: frozenset[int]) -> None:
-        """Offer again what workers of nodes that do not live any more held of some runs.
+        async def others(nodes: Collection[int]) -> frozenset[int]:
+            return frozenset(nodes) - {self.store.node}
 
-        Raises Unavailable.
+        await self.take_back(await self.store.in_flight(), others)
+
+    async def take_back(
+        self, keys: list[int], dead: Callable[[Collection[int]], Awaitable[frozenset[int]]]
+    ) -> None:
+        """Offer again what workers of dead nodes held of some runs.
+
+        `dead` is asked which of the nodes that hold something do not live any more: after they were
+        seen to hold it, as a node that comes meanwhile is none of them.
+
+        Raises Unavailable, StoreError.
         """
         for first in range(0, len(keys), _TAKE_BACK_BATCH):
             batch = keys[first : first + _TAKE_BACK_BATCH]
-            work = (self._take_back_of(key, living) for key in batch)
-            for outcome in await asyncio.gather(*work, return_exceptions=True):
-                if isinstance(outcome, BaseException):
-                    raise outcome
+            held = dict(zip(batch, await _all(map(self._holders_of, batch)), strict=True))
+            gone = await dead(frozenset().union(*held.values()))
+            await _all(self._take_back_of(key, gone) for key in batch if held[key] & gone)
 
-    async def _take_back_of(self, key: int, living: frozenset[int]) -> None:
-        try:
-            await self.executions.transact(key, partial(take_back, living))
-        except NotFound:
-            pass
-        except Unavailable:
-            raise
-        except Exception:  # one bad run does not stand in the way of all others
-            log.exception("what workers held of run %d cannot be offered again", key)
+    async def _holders_of(self, key: int) -> frozenset[int]:
+        with _other_runs_go_on(key):
+            return await self.executions.view(key, lambda entry: holders(entry.run))
+        return frozenset()
+
+    async def _take_back_of(self, key: int, dead: frozenset[int]) -> None:
+        with _other_runs_go_on(key):
+            await self.executions.transact(key, partial(take_back, dead))
 
     async def _redirect_orphans(self) -> None:
         """Tasks on the sticky queue of a worker that died go to the normal queue."""
@@ -271,17 +286,47 @@ class Node:
                 await self.dispatcher.redirect(queue)
 
 
-def take_back(living: frozenset[int], tx: Transition) -> None:
-    """Offer again what workers held that died with a node's process."""
-    run = tx.run
+async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Do all of it; the first error is raised when the rest is done, too."""
+    outcomes = await asyncio.gather(*work, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+@contextmanager
+def _other_runs_go_on(key: int) -> Iterator[None]:
+    """One bad run does not stand in the way of all others; Unavailable concerns them, too."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("what workers held of run %d cannot be offered again", key)
+
+
+def _held(run: Execution) -> list[Activity | WorkflowTask]:
+    """What workers have that die with a node's process."""
     if not run.is_open:
-        return
-    for activity in list(run.activities.values()):
-        held = activity.in_process and activity.started_ns and activity.holder not in living
-        if held and run.is_open:
-            activities.take_back(tx, activity)
-    task = run.state.workflow_task
-    if task is None or not task.in_process or not task.started_ns:
-        return
-    if task.holder not in living:
-        workflow_tasks.take_back(tx)
+        return []
+    tasks = [*run.activities.values(), run.state.workflow_task]
+    return [task for task in tasks if task is not None and task.in_process and task.started_ns]
+
+
+def holders(run: Execution) -> frozenset[int]:
+    """The nodes whose own workers hold tasks of a run."""
+    return frozenset(task.holder for task in _held(run))
+
+
+def take_back(dead: frozenset[int], tx: Transition) -> None:
+    """Offer again what workers held that died with a node's process."""
+    for task in _held(tx.run):
+        if task.holder not in dead or not tx.run.is_open:
+            continue
+        if isinstance(task, Activity):
+            activities.take_back(tx, task)
+        else:
+            workflow_tasks.take_back(tx)

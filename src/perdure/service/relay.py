@@ -7,7 +7,8 @@ letter to this node. A letter that nobody takes is taken back; so it is when a p
 node first.
 
 A worker's polls may come to any node, as a balancer likes, so they can be gone when a node has
-taken a letter: it says so, and who asked looks again.
+taken a letter: it says so, and who asked looks again. So it does when a node died that may have
+taken it: to ask twice does no harm.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -73,6 +74,9 @@ class Reply(msgspec.Struct, tag=True):
     not_here: bool = False
 
 
+_GONE: Final = Reply(0, not_here=True)
+"""In place of the reply of a node that is gone."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Ask | Reply).decode
 
@@ -114,7 +118,7 @@ class Relay:
         self._addresses = addresses
         self._takes = takes
         self._spawn = spawn
-        self._asked: dict[int, asyncio.Future[Reply | None]] = {}
+        self._asked: dict[int, tuple[str, asyncio.Future[Reply | None]]] = {}  # address, reply
         self._lying: dict[str, set[asyncio.Future[None]]] = {}  # letters of this node, by address
         self._wanted: OrderedDict[str, None] = OrderedDict()  # where others' letters may lie
         self._last = 0
@@ -150,14 +154,15 @@ class Relay:
 
         Raises:
             RPCError: what the call raised there.
-            NotHere: there were no polls any more, or the node that took the letter leaves.
+            NotHere: there were no polls any more, or the node that took the letter leaves, or a
+                node died that may have taken it.
             DeadlineExceeded: no answer in time.
             Unavailable: the database failed.
         """
         self._last += 1
         number = self._last
         reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self._asked[number] = reply
+        self._asked[number] = address, reply
         needless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lying.setdefault(address, set()).add(needless)
         ask = Ask(
@@ -169,12 +174,24 @@ class Relay:
             if await self._is_left(letter, reply, deadline_ns, patience_ns, needless):
                 return None
             answer = reply.result()
+            if answer is _GONE:  # perhaps it lies there still
+                await self._sharing.take_back_letter(letter)
             return None if answer is None else _opened(method, answer)
         except StoreError as error:
             raise Unavailable(f"The database cannot be written: {error}") from error
         finally:
             del self._asked[number]
             self._forget(address, needless)
+
+    def gone(self, nodes: Iterable[int]) -> None:
+        """Nodes left or died: what they may have taken is not answered any more.
+
+        Who took a letter to a task queue is not known.
+        """
+        addresses = set(map(node_address, nodes))
+        for number, (address, _) in self._asked.items():
+            if address in addresses or not address.startswith(_NODE):
+                self._replied(number, _GONE)
 
     def _forget(self, address: str, needless: asyncio.Future[None]) -> None:
         lying = self._lying[address]
@@ -270,7 +287,7 @@ class Relay:
             self._spawn(self._serve(read))
 
     def _replied(self, number: int, reply: Reply | None) -> None:
-        waiting = self._asked.get(number)
+        _, waiting = self._asked.get(number, ("", None))
         if waiting is not None and not waiting.done():
             waiting.set_result(reply)
 

@@ -7,7 +7,7 @@ life are the database's own, so that the clocks of nodes need not agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import Final, Protocol
 
@@ -58,12 +58,10 @@ class Orphans(msgspec.Struct, frozen=True):
 
     Attributes:
         keys: of these runs.
-        living: the nodes that lived as the runs were looked at.
         last: where the next page begins, if there may be one.
     """
 
     keys: list[int]
-    living: frozenset[int]
     last: tuple[str, str] | None = None
 
 
@@ -165,6 +163,9 @@ class Sharing(Protocol):
 
     async def orphans(self, after: tuple[str, str] = FIRST_RUN) -> Orphans:
         """A page of the open runs, in an order that stays."""
+
+    async def dead(self, nodes: Collection[int]) -> frozenset[int]:
+        """Those of some nodes that came, and do not live any more."""
 
     async def bury(self, nodes: Sequence[int]) -> None:
         """Forget nodes if they are silent still: their work was offered again. For this one: it

@@ -11,12 +11,19 @@ import pytest
 from harness import Harness, activity_command, event_name, settle
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import CommandType
+from temporalio.api.query.v1 import WorkflowQuery
+from temporalio.api.workflowservice.v1 import (
+    QueryWorkflowRequest,
+    RespondQueryTaskCompletedRequest,
+)
 
 from perdure.api.errors import Unavailable
+from perdure.service.queries import ANSWERED
 from perdure.service.settings import Settings
 from perdure.store.contract import StoreUnavailable
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres.leases import SECOND_NS, SILENT_NODE_LIVES_NS
+from perdure.store.postgres.sharing import PostgresSharing
 
 WITHIN_S = 20
 
@@ -31,6 +38,19 @@ async def two(postgres_dsn: str) -> AsyncIterator[tuple[Harness, Harness]]:
     yield first, second
     await second.close()
     await first.close()
+
+
+@pytest.fixture
+def looks_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_AGAIN_S", "_AGAIN_MAX_S"):
+        monkeypatch.setattr(f"perdure.service.heir.{name}", 0.1)
+
+
+@pytest.fixture
+async def look(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(postgres_dsn)
+    yield connection
+    await connection.close()
 
 
 async def beat(node: Harness) -> None:
@@ -161,6 +181,102 @@ async def test_a_take_over_that_fails_is_made_again_from_where_it_was(
     assert asked[:3] == ["", "a", "a"]
 
 
+@pytest.mark.usefixtures("looks_again_soon")
+async def test_what_a_node_commits_after_its_burial_is_taken_over_when_it_is_found(
+    two: tuple[Harness, Harness], look: asyncpg.Connection
+) -> None:
+    """As one does whose last commit was late, or that is silent though it goes on."""
+    heir, dead = two
+    await die(dead, look)
+    await beat(heir)
+    await buried(dead, look)
+    await hold(dead, "late")
+    async with asyncio.timeout(WITHIN_S):
+        assert (await heir.poll_activity()).workflow_execution.workflow_id == "late"
+
+
+async def test_who_comes_while_a_node_takes_over_keeps_what_it_holds(
+    two: tuple[Harness, Harness],
+    postgres_dsn: str,
+    look: asyncpg.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heir, dead = two
+    await dead.start("wf")
+    await dead.complete(await dead.take(), activity_command("a"), activity_command("b"))
+    first = await dead.take_activity()
+    newcomer = Harness(lambda: PostgresStore(postgres_dsn))
+    sharing = heir.store.sharing
+    assert sharing is not None
+    usual, held = sharing.orphans, []
+
+    async def slow(*arguments: Any) -> Any:
+        page = await usual(*arguments)
+        if page.keys and not held:
+            await newcomer.open()
+            held.append(await newcomer.take_activity())
+        return page
+
+    monkeypatch.setattr(sharing, "orphans", slow)
+    await die(dead, look)
+    await beat(heir)
+    await buried(dead, look)
+    again = await heir.take_activity()
+    assert again.activity_id == first.activity_id != held[0].activity_id
+    await newcomer.finish_activity(held[0])
+    await newcomer.close()
+
+
+async def test_of_all_nodes_one_takes_over_from_those_that_leave(
+    two: tuple[Harness, Harness], postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heir, leaving = two
+    usual, asked = PostgresSharing.orphans, []
+
+    async def noting(sharing: PostgresSharing, *arguments: Any) -> Any:
+        asked.append(sharing.node)
+        return await usual(sharing, *arguments)
+
+    monkeypatch.setattr(PostgresSharing, "orphans", noting)
+    third = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    await beat(heir)
+    await hold(leaving, "wf")
+    await leaving.close()
+    for node in (third, heir):
+        await beat(node)
+    await heir.take_activity()
+    await settle()
+    await third.close()
+    assert set(asked) == {heir.store.node}
+
+
+async def test_a_query_that_a_dead_node_took_is_asked_again(
+    two: tuple[Harness, Harness], look: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heir, dead = two
+    await dead.start("wf")
+    await dead.complete(await dead.take())
+    request = QueryWorkflowRequest(namespace="default", query=WorkflowQuery(query_type="state"))
+    request.execution.workflow_id = "wf"
+    poll = dead.poll()
+    await settle()
+    query = asyncio.create_task(heir.service.query_workflow(request))
+    assert (await asyncio.wait_for(poll, WITHIN_S)).query.query_type == "state"
+
+    async def fail(*_: object) -> int:
+        raise StoreUnavailable("it is dead")
+
+    monkeypatch.setattr(dead.store.sharing, "post", fail)
+    await die(dead, look)
+    await beat(heir)
+    asked = await heir.take()
+    assert asked.query.query_type == "state"
+    await heir.service.respond_query_task_completed(
+        RespondQueryTaskCompletedRequest(task_token=asked.task_token, completed_type=ANSWERED)
+    )
+    await asyncio.wait_for(query, WITHIN_S)
+
+
 async def test_what_a_node_that_leaves_had_to_deliver_is_delivered_at_once(
     two: tuple[Harness, Harness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +307,33 @@ async def test_messages_that_memory_had_no_room_for_are_not_left_until_their_lea
     names = [f"signal-{number}" for number in range(20)]
     await node.complete(await node.take(), *(signal_command("target", name) for name in names))
     assert await signals_of(node, "target", len(names)) == names
+    await node.close()
+
+
+async def test_messages_of_a_commit_in_doubt_are_not_left_until_their_lease_is_over(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await Harness(lambda: PostgresStore(postgres_dsn)).open()
+    await node.start("target")
+    await node.complete(await node.take())
+    await node.start("sender")
+    task = await node.take()
+    commit = node.store.commit
+
+    async def unanswered(units: Any) -> Any:
+        await commit(units)
+        raise StoreUnavailable("the connection broke")
+
+    async def away(_units: Any) -> Any:
+        raise StoreUnavailable("out of reach")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(node.store, "commit", unanswered)
+        broken.setattr(node.store, "settle", away)
+        with pytest.raises(Unavailable):
+            await node.complete(task, signal_command("target", "s"))
+    await node.clock.advance(1)
+    assert await signals_of(node, "target", 1) == ["s"]
     await node.close()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from harness import (
@@ -27,6 +29,8 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from perdure.api.errors import InvalidArgument, NotFound, Unavailable
+from perdure.service.settings import Settings
+from perdure.store.contract import Store
 
 
 async def _signal(node: Harness, name: str = "poke") -> None:
@@ -47,6 +51,27 @@ async def test_a_poll_without_a_task_is_answered_empty_after_its_time(node: Harn
     assert not any(poll.done() for poll in polls)
     await node.clock.advance(2)
     assert [poll.result().task_token for poll in polls] == [b"", b""]
+
+
+async def test_a_task_whose_history_cannot_be_read_goes_back_and_its_poll_is_answered(
+    on_disk: Callable[[], Store], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await Harness(on_disk, Settings(tail_bytes_max=0)).open()
+    await node.start()
+    await node.reopen()  # it is not in memory
+
+    async def fail(*_: object, **__: object) -> Any:
+        raise ZeroDivisionError("of all things")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(node.store, "history", fail)
+        assert (await node.take()).task_token == b""
+    assert "of all things" in caplog.text
+    again = node.poll()
+    await settle()
+    await node.clock.advance(1)
+    assert (await again).history.events
+    await node.close()
 
 
 async def test_closing_the_node_answers_polls_empty_and_refuses_later_ones(node: Harness) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from perdure.store.contract import MessageRow, StoreError, StoreUnavailable, TaskRow
@@ -206,8 +206,16 @@ class PostgresSharing:
         rows = await self._run(
             SQL["orphans"], SILENT_NODE_LIVES_NS, *after, _ORPHANS_AT_ONCE, *self._judges_ns
         )
-        keys, living, last = rows[0]
-        return Orphans(keys, frozenset([*living, self.node]), (last[0], last[1]) if last else None)
+        keys, last = rows[0]
+        return Orphans(keys, (last[0], last[1]) if last else None)
+
+    async def dead(self, nodes: Collection[int]) -> frozenset[int]:
+        """Those of some nodes that came, and do not live any more."""
+        others = sorted(set(nodes) - {self.node})
+        if not others:
+            return frozenset()
+        rows = await self._run(SQL["dead"], others, SILENT_NODE_LIVES_NS, *self._judges_ns)
+        return frozenset(row[0] for row in rows)
 
     async def _beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Any:
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]

@@ -206,9 +206,16 @@ page AS (
 )
 SELECT
     ARRAY(SELECT key FROM page WHERE node <> 0 AND node NOT IN (SELECT id FROM living)),
-    ARRAY(SELECT id FROM living),
     (SELECT ARRAY[namespace, workflow_id] FROM page
         ORDER BY namespace, workflow_id OFFSET $4::bigint - 1 LIMIT 1);
+
+-- name: dead
+-- $1 nodes, $2 how long a silent node lives, $3-$4 when this node may say that others are dead.
+SELECT u.id FROM unnest($1::bigint[]) AS u (id) WHERE NOT EXISTS (
+    SELECT FROM perdure.nodes AS n WHERE n.id = u.id AND (
+        n.seen_ns >= {began} - $2::bigint OR {began} NOT BETWEEN $3::bigint AND $4::bigint
+    )
+);
 
 -- name: bury
 -- But not who came back meanwhile.
