@@ -5,6 +5,7 @@ Each function raises ValueError with a message that says what would be right.
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 
@@ -136,7 +137,7 @@ def plain(value: Scalar, kind: int) -> Scalar:
         case IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE, int() | float() if not isinstance(
             value, bool
         ):
-            return float(value)
+            return _finite(float(value))
         case IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE, _:
             raise ValueError("it is a Double: a number, without quotes")
         case _, str():
@@ -145,6 +146,12 @@ def plain(value: Scalar, kind: int) -> Scalar:
 
 
 _BOOLEANS = {"true": True, "false": False}
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("the number is too large for a Double")
+    return value
 
 
 def _in_range(value: int) -> int:

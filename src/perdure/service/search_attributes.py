@@ -7,6 +7,7 @@ here, before anything is stored, and turned into the plain values that the store
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -175,7 +176,7 @@ def _convert(value: object, wanted: int) -> Value | None:
         case int() if wanted == INT:
             return value if -_INT64 <= value < _INT64 else None
         case int() | float() if wanted == DOUBLE:
-            return float(value)
+            return _finite(value)
         case str() if wanted == KEYWORD:
             return value if _is_whole(value) else None
         case str() if wanted == TEXT:
@@ -188,6 +189,15 @@ def _convert(value: object, wanted: int) -> Value | None:
             return [str(item) for item in items]
         case _:
             return None
+
+
+def _finite(value: float) -> float | None:
+    """None for what is no number, or too large for one: JSON has neither, nor have databases."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _is_whole(value: object) -> bool:

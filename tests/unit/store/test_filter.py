@@ -159,6 +159,7 @@ def test_every_built_in_attribute_can_be_named() -> None:
         ("Count = 1.5", "it is an Int"),
         ("Count = 99999999999999999999", "does not fit in 64 bits"),
         ("Price = 'x'", "it is a Double"),
+        ("Price < 1e400", "too large for a Double"),
         ("Paid = 5", "it is a Bool"),
         ("Paid > true", "by =, != and IN only"),
         ("Tags > 'x'", "by =, != and IN only"),
