@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from temporalio.api.enums.v1 import IndexedValueType, WorkflowExecutionStatus
 
-from perdure.api.times import SECOND_NS, timedelta_ns
+from perdure.api.times import SECOND_NS, timedelta_ns, within_64_bits
 from perdure.store.query import Scalar
 
 _UNIT_NS = {
@@ -65,7 +65,10 @@ def status(value: Scalar) -> int:
 
 
 def time_ns(value: Scalar, now_ns: int) -> int:
-    """Nanoseconds since the epoch, from RFC 3339, ``now-1h`` and the like, or nanoseconds."""
+    """Nanoseconds since the epoch, from RFC 3339, ``now-1h`` and the like, or nanoseconds.
+
+    Times beyond 64 bits are cut to what they hold, as those of search attributes are.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return _in_range(value)
     if isinstance(value, str):
@@ -73,12 +76,12 @@ def time_ns(value: Scalar, now_ns: int) -> int:
         if relative:
             sign, length = relative.groups()
             offset = duration_ns(length.strip()) if length else 0
-            return _in_range(now_ns - offset if sign == "-" else now_ns + offset)
+            return within_64_bits(now_ns - offset if sign == "-" else now_ns + offset)
         if _INTEGER.fullmatch(value):
             return _in_range(int(value))
         absolute = _TIME.fullmatch(value.strip())
         if absolute:
-            return _in_range(_absolute_ns(*absolute.groups()))
+            return within_64_bits(_absolute_ns(*absolute.groups()))
     raise ValueError("a time is written '2026-01-31T12:00:00Z', or now() - 1h")
 
 

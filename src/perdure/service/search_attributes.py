@@ -18,7 +18,7 @@ from temporalio.api.common.v1 import Payload, SearchAttributes
 from temporalio.api.enums.v1 import IndexedValueType
 
 from perdure.api.errors import InvalidArgument
-from perdure.api.times import timedelta_ns
+from perdure.api.times import timedelta_ns, within_64_bits
 from perdure.service.settings import Settings
 from perdure.store.query import Custom, Kind
 
@@ -211,7 +211,10 @@ def words(text: str) -> list[str]:
 
 
 def _datetime_ns(text: str) -> int | None:
-    """RFC 3339 to nanoseconds since the epoch, keeping up to nine decimals."""
+    """RFC 3339 to nanoseconds since the epoch, keeping up to nine decimals.
+
+    Far times are cut to 64 bits, and so are those in filters, which find them by that.
+    """
     head, dot, tail = text.partition(".")
     digits = tail[: len(tail) - len(tail.lstrip("0123456789"))] if dot else ""
     try:
@@ -221,7 +224,7 @@ def _datetime_ns(text: str) -> int | None:
     if moment.tzinfo is None:
         return None
     since = moment - datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-    return timedelta_ns(since) + int(digits[:9].ljust(9, "0"))
+    return within_64_bits(timedelta_ns(since) + int(digits[:9].ljust(9, "0")))
 
 
 def _wrong(name: str, payload: Payload, wanted: int) -> InvalidArgument:

@@ -49,6 +49,8 @@ def attributes(**fields: Payload) -> SearchAttributes:
         ("1970-01-01T00:00:01Z", DATETIME, 1_000_000_000),
         ("1970-01-01T01:00:00.000000001+01:00", DATETIME, 1),
         ("1970-01-01T00:00:00.5Z", DATETIME, 500_000_000),
+        ("9999-12-31T23:59:59.999999999Z", DATETIME, (1 << 63) - 1),
+        ("0001-01-01T00:00:00Z", DATETIME, -(1 << 63)),
         (None, INT, None),
         ([], KEYWORD_LIST, None),
     ],

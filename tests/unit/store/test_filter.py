@@ -103,6 +103,9 @@ def test_statuses(spelling: str) -> None:
         ("'now-1h'", NOW_NS - HOUR_NS),
         ("NOW() + '1.5h'", NOW_NS + HOUR_NS * 3 // 2),
         ("now() - 2d", NOW_NS - 48 * HOUR_NS),
+        ("'9999-12-31T00:00:00Z'", (1 << 63) - 1),
+        ("'0001-01-01'", -(1 << 63)),
+        ("now() + 100000d", (1 << 63) - 1),
     ],
 )
 def test_times(spelling: str, time_ns: int) -> None:
