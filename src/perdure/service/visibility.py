@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.msgpack import Ext
 from temporalio.api.common.v1 import Memo, Payload, SearchAttributes
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
 from temporalio.api.filter.v1 import (
@@ -47,6 +48,7 @@ from perdure.store.query import (
     Field,
     Order,
     Query,
+    Scalar,
 )
 
 if TYPE_CHECKING:
@@ -100,14 +102,35 @@ def _fill_priority(info: WorkflowExecutionInfo, run: RunInfo) -> None:
 
 
 class ListToken(msgspec.Struct, array_like=True, frozen=True):
-    """The last row of a page; only good for the question that it came from."""
+    """Where a page ended; only good for the question that it came from.
+
+    Attributes:
+        question: its fingerprint.
+        after: `Query.after` of the next page, packed.
+        now_ns: what ``now()`` stands for on all pages, so that they answer one question; 0 when
+            the filter cannot name it.
+    """
 
     question: int
-    after: list[str | int | float | bool | None]
+    after: list[str | int | float | bool | Ext | None]
+    now_ns: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ListToken).decode
+_INT64 = 1 << 63
+_LARGE = 1  # the code of integers that MessagePack has no form for
+
+
+def _pack(value: Scalar | None) -> Scalar | Ext | None:
+    """A large Double that is whole comes from PostgreSQL as an integer of any length."""
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
+        return Ext(_LARGE, b"%d" % value)
+    return value
+
+
+def _unpack(value: Scalar | Ext | None) -> Scalar | None:
+    return int(bytes(value.data)) if isinstance(value, Ext) else value
 
 
 def _question(query: Query) -> int:
@@ -116,10 +139,26 @@ def _question(query: Query) -> int:
     return binascii.crc32(repr(whole).encode())
 
 
-def next_token(query: Query, last: Record) -> bytes:
+def next_token(query: Query, last: Record, now_ns: int = 0) -> bytes:
     """The token of the page after one that ends with `last`."""
-    body = _encode(ListToken(_question(query), list(position(query, last))))
+    packed = [_pack(value) for value in position(query, last)]
+    body = _encode(ListToken(_question(query), packed, now_ns))
     return binascii.crc32(body).to_bytes(4, "big") + body
+
+
+def read_token(token: bytes) -> ListToken:
+    """Where the page before the wanted one ended.
+
+    Raises:
+        InvalidArgument: the token is damaged.
+    """
+    body = token[4:]
+    if binascii.crc32(body).to_bytes(4, "big") != token[:4]:
+        raise InvalidArgument("Invalid NextPageToken.")
+    try:
+        return _decode(body)
+    except msgspec.MsgspecError:
+        raise InvalidArgument("Invalid NextPageToken.") from None
 
 
 def after(query: Query, token: bytes) -> Query:
@@ -130,16 +169,10 @@ def after(query: Query, token: bytes) -> Query:
     """
     if not token:
         return query
-    body = token[4:]
-    if binascii.crc32(body).to_bytes(4, "big") != token[:4]:
-        raise InvalidArgument("Invalid NextPageToken.")
-    try:
-        found = _decode(body)
-    except msgspec.MsgspecError:
-        raise InvalidArgument("Invalid NextPageToken.") from None
+    found = read_token(token)
     if found.question != _question(query):
         raise InvalidArgument("Invalid NextPageToken: it was made for another query.")
-    return msgspec.structs.replace(query, after=tuple(found.after))
+    return msgspec.structs.replace(query, after=tuple(map(_unpack, found.after)))
 
 
 # -- the older lists' filters ----------------------------------------------------------------------
@@ -229,29 +262,38 @@ class VisibilityRPCs:
     def _runs_on_page(self, asked: int) -> int:
         return pages.size(asked, self.node.settings.list_page_max)
 
-    async def _page(self, query: Query, token: bytes) -> tuple[list[WorkflowExecutionInfo], bytes]:
+    async def _selected(
+        self, request: ListWorkflowExecutionsRequest | ScanWorkflowExecutionsRequest
+    ) -> tuple[list[WorkflowExecutionInfo], bytes]:
+        """One page of what a filter selects and the token of the next."""
+        token = request.next_page_token
+        now_ns = (read_token(token).now_ns if token else 0) or self.node.clock.now_ns()
+        query = self._parse(request.namespace, request.query, request.page_size, now_ns)
+        return await self._page(query, token, now_ns)
+
+    async def _page(
+        self, query: Query, token: bytes, now_ns: int = 0
+    ) -> tuple[list[WorkflowExecutionInfo], bytes]:
         """One page of runs and the token of the next."""
         ahead = msgspec.structs.replace(after(query, token), limit=query.limit + 1)
         with reading():
             found = await self.node.store.list_runs(ahead)
         shown = found[: query.limit]
-        more = next_token(query, shown[-1]) if len(found) > query.limit else b""
+        more = next_token(query, shown[-1], now_ns) if len(found) > query.limit else b""
         return [execution_info(record) for record in shown], more
 
     async def list_workflow_executions(
         self, request: ListWorkflowExecutionsRequest
     ) -> ListWorkflowExecutionsResponse:
         """Runs that a filter selects, newest start first unless it orders them."""
-        query = self._parse(request.namespace, request.query, request.page_size)
-        executions, token = await self._page(query, request.next_page_token)
+        executions, token = await self._selected(request)
         return ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def scan_workflow_executions(
         self, request: ScanWorkflowExecutionsRequest
     ) -> ScanWorkflowExecutionsResponse:
         """The same as list."""
-        query = self._parse(request.namespace, request.query, request.page_size)
-        executions, token = await self._page(query, request.next_page_token)
+        executions, token = await self._selected(request)
         return ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def list_open_workflow_executions(
@@ -291,7 +333,8 @@ class VisibilityRPCs:
         self, request: CountWorkflowExecutionsRequest
     ) -> CountWorkflowExecutionsResponse:
         """How many runs a filter selects; with GROUP BY, per group, the largest first."""
-        query = self._parse(request.namespace, request.query, 0, counting=True)
+        now_ns = self.node.clock.now_ns()
+        query = self._parse(request.namespace, request.query, 0, now_ns, counting=True)
         with reading():
             counted = await self.node.store.count_runs(query)
         answer = CountWorkflowExecutionsResponse(count=sum(count for _, count in counted))
@@ -311,10 +354,12 @@ class VisibilityRPCs:
         keys = keys | self.node.namespaces.get("default").search_attributes
         return GetSearchAttributesResponse(keys=keys)  # type: ignore[arg-type]
 
-    def _parse(self, namespace: str, text: str, size: int, *, counting: bool = False) -> Query:
+    def _parse(
+        self, namespace: str, text: str, size: int, now_ns: int, *, counting: bool = False
+    ) -> Query:
         types = self.node.namespaces.get(namespace).search_attributes
         known = search_attributes.PREDEFINED | types
-        where, order, group_by = list_filter.parse(text, known, self.node.clock.now_ns())
+        where, order, group_by = list_filter.parse(text, known, now_ns)
         if group_by and not counting:
             raise InvalidArgument("invalid query: 'GROUP BY' clause is only supported by count")
         return Query(

@@ -574,9 +574,9 @@ class StoreContract:
                 query = Query("default", order=order, limit=4, after=position(query, page[-1]))
             assert [r.key for r in pages] == [r.key for r in whole], order
 
-    async def test_pages_go_on_behind_a_float_beyond_all_integers(self, store: Store) -> None:
-        key = await store.allocate(4)
-        for n, price in enumerate([1e300, -1e300, 2.0**63, 0.5]):
+    async def test_pages_go_on_behind_a_number_beyond_64_bits(self, store: Store) -> None:
+        key = await store.allocate(5)
+        for n, price in enumerate([1e300, -1e300, 2.0**63, 0.5, 10**20 + 1]):
             await store.commit([[start(key + n, search_attributes={"Price": price})]])
         for descending in (False, True):
             order = (Order(Custom("Price", Kind.NUMBER), descending),)
@@ -585,7 +585,7 @@ class StoreContract:
             while page := await store.list_runs(query):
                 pages.append(page[0].key - key)
                 query = Query("default", order=order, limit=1, after=position(query, page[0]))
-            assert pages == ([0, 2, 3, 1] if descending else [1, 3, 2, 0])
+            assert pages == ([0, 4, 2, 3, 1] if descending else [1, 3, 2, 4, 0])
 
     async def test_count_by_group(self, store: Store) -> None:
         key = await store.allocate(5)
