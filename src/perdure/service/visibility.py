@@ -35,7 +35,7 @@ from perdure.api.errors import InvalidArgument
 from perdure.api.times import datetime_of, duration, timestamp, timestamp_ns
 from perdure.engine.state import RunInfo, decode_info
 from perdure.service import filter as list_filter
-from perdure.service import pages, search_attributes
+from perdure.service import pages, search_attributes, validation
 from perdure.service.reading import reading
 from perdure.store.contract import Record
 from perdure.store.paging import position
@@ -302,8 +302,7 @@ class VisibilityRPCs:
         """Running runs, newest start first."""
         self.node.namespaces.get(request.namespace)
         terms: list[Condition] = [Compare(Column.STATUS, "=", RUNNING)]
-        terms += started_within(request.start_time_filter)
-        terms += same_execution(request.execution_filter) + same_type(request.type_filter)
+        terms += self._shared_terms(request)
         limit = self._runs_on_page(request.maximum_page_size)
         query = Query(request.namespace, _all_of(terms), limit=limit)
         executions, token = await self._page(query, request.next_page_token)
@@ -318,8 +317,7 @@ class VisibilityRPCs:
         terms: list[Condition] = [
             Compare(Column.STATUS, "=", int(wanted)) if wanted else Compare(Column.CLOSE, ">", 0)
         ]
-        terms += started_within(request.start_time_filter)
-        terms += same_execution(request.execution_filter) + same_type(request.type_filter)
+        terms += self._shared_terms(request)
         query = Query(
             request.namespace,
             _all_of(terms),
@@ -353,6 +351,21 @@ class VisibilityRPCs:
         keys = search_attributes.BUILT_IN | search_attributes.PREDEFINED
         keys = keys | self.node.namespaces.get("default").search_attributes
         return GetSearchAttributesResponse(keys=keys)  # type: ignore[arg-type]
+
+    def _shared_terms(
+        self, request: ListOpenWorkflowExecutionsRequest | ListClosedWorkflowExecutionsRequest
+    ) -> list[Condition]:
+        """The conditions that the older lists share.
+
+        Raises:
+            InvalidArgument: a name that no run can have.
+        """
+        execution, settings = request.execution_filter, self.node.settings
+        validation.bounded(execution.workflow_id, "WorkflowId", settings)
+        validation.bounded(execution.run_id, "RunId", settings)
+        validation.bounded(request.type_filter.name, "WorkflowType", settings)
+        terms = started_within(request.start_time_filter)
+        return terms + same_execution(execution) + same_type(request.type_filter)
 
     def _parse(
         self, namespace: str, text: str, size: int, now_ns: int, *, counting: bool = False
