@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec.msgpack import Ext
 from temporalio.api.common.v1 import Memo, Payload, SearchAttributes
 from temporalio.api.enums.v1 import WorkflowExecutionStatus
 from temporalio.api.filter.v1 import (
@@ -35,10 +33,9 @@ from perdure.api.errors import InvalidArgument
 from perdure.api.times import datetime_of, duration, timestamp, timestamp_ns
 from perdure.engine.state import RunInfo, decode_info
 from perdure.service import filter as list_filter
-from perdure.service import pages, search_attributes, validation
+from perdure.service import list_tokens, pages, search_attributes, validation
 from perdure.service.reading import reading
 from perdure.store.contract import Record
-from perdure.store.paging import position
 from perdure.store.query import (
     And,
     Column,
@@ -48,7 +45,6 @@ from perdure.store.query import (
     Field,
     Order,
     Query,
-    Scalar,
 )
 
 if TYPE_CHECKING:
@@ -96,83 +92,6 @@ def execution_info(record: Record) -> WorkflowExecutionInfo:
 def _fill_priority(info: WorkflowExecutionInfo, run: RunInfo) -> None:
     if run.priority:
         info.priority.MergeFromString(run.priority)
-
-
-# -- page tokens -----------------------------------------------------------------------------------
-
-
-class ListToken(msgspec.Struct, array_like=True, frozen=True):
-    """Where a page ended; only good for the question that it came from.
-
-    Attributes:
-        question: its fingerprint.
-        after: `Query.after` of the next page, packed.
-        now_ns: what ``now()`` stands for on all pages, so that they answer one question; 0 when
-            the filter cannot name it.
-    """
-
-    question: int
-    after: list[str | int | float | bool | Ext | None]
-    now_ns: int = 0
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ListToken).decode
-_INT64 = 1 << 63
-_LARGE = 1  # the code of integers that MessagePack has no form for
-
-
-def _pack(value: Scalar | None) -> Scalar | Ext | None:
-    """A large Double that is whole comes from PostgreSQL as an integer of any length."""
-    if isinstance(value, int) and not -_INT64 <= value < _INT64:
-        return Ext(_LARGE, b"%d" % value)
-    return value
-
-
-def _unpack(value: Scalar | Ext | None) -> Scalar | None:
-    return int(bytes(value.data)) if isinstance(value, Ext) else value
-
-
-def _question(query: Query) -> int:
-    """A fingerprint of all of a query but its page."""
-    whole = msgspec.structs.replace(query, limit=0, after=None)
-    return binascii.crc32(repr(whole).encode())
-
-
-def next_token(query: Query, last: Record, now_ns: int = 0) -> bytes:
-    """The token of the page after one that ends with `last`."""
-    packed = [_pack(value) for value in position(query, last)]
-    body = _encode(ListToken(_question(query), packed, now_ns))
-    return binascii.crc32(body).to_bytes(4, "big") + body
-
-
-def read_token(token: bytes) -> ListToken:
-    """Where the page before the wanted one ended.
-
-    Raises:
-        InvalidArgument: the token is damaged.
-    """
-    body = token[4:]
-    if binascii.crc32(body).to_bytes(4, "big") != token[:4]:
-        raise InvalidArgument("Invalid NextPageToken.")
-    try:
-        return _decode(body)
-    except msgspec.MsgspecError:
-        raise InvalidArgument("Invalid NextPageToken.") from None
-
-
-def after(query: Query, token: bytes) -> Query:
-    """The query for the page that a token names.
-
-    Raises:
-        InvalidArgument: the token is damaged or came from another query.
-    """
-    if not token:
-        return query
-    found = read_token(token)
-    if found.question != _question(query):
-        raise InvalidArgument("Invalid NextPageToken: it was made for another query.")
-    return msgspec.structs.replace(query, after=tuple(map(_unpack, found.after)))
 
 
 # -- the older lists' filters ----------------------------------------------------------------------
@@ -267,20 +186,39 @@ class VisibilityRPCs:
     ) -> tuple[list[WorkflowExecutionInfo], bytes]:
         """One page of what a filter selects and the token of the next."""
         token = request.next_page_token
-        now_ns = (read_token(token).now_ns if token else 0) or self.node.clock.now_ns()
+        now_ns = (list_tokens.read(token).now_ns if token else 0) or self.node.clock.now_ns()
         query = self._parse(request.namespace, request.query, request.page_size, now_ns)
         return await self._page(query, token, now_ns)
 
     async def _page(
         self, query: Query, token: bytes, now_ns: int = 0
     ) -> tuple[list[WorkflowExecutionInfo], bytes]:
-        """One page of runs and the token of the next."""
-        ahead = msgspec.structs.replace(after(query, token), limit=query.limit + 1)
+        """One page of runs and the token of the next.
+
+        A page that gets too large ends early. So may the next one: not many more runs are read for
+        it than have fit.
+        """
+        asked = list_tokens.after(query, token)
         with reading():
+            ahead = msgspec.structs.replace(asked, limit=asked.limit + 1)
             found = await self.node.store.list_runs(ahead)
-        shown = found[: query.limit]
-        more = next_token(query, shown[-1], now_ns) if len(found) > query.limit else b""
-        return [execution_info(record) for record in shown], more
+        shown = self._fitting(found[: asked.limit])
+        if len(shown) == len(found):
+            return shown, b""
+        runs = 2 * len(shown) if len(shown) < query.limit else 0
+        return shown, list_tokens.following(query, found[len(shown) - 1], now_ns, runs)
+
+    def _fitting(self, records: list[Record]) -> list[WorkflowExecutionInfo]:
+        """As many runs as fit a page, at least one."""
+        shown: list[WorkflowExecutionInfo] = []
+        size_bytes = 0
+        for record in records:
+            info = execution_info(record)
+            size_bytes += info.ByteSize()
+            if shown and size_bytes > self.node.settings.list_page_bytes:
+                break
+            shown.append(info)
+        return shown
 
     async def list_workflow_executions(
         self, request: ListWorkflowExecutionsRequest

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 from harness import Harness
-from temporalio.api.common.v1 import Payload, SearchAttributes
+from temporalio.api.common.v1 import Memo, Payload, SearchAttributes
 from temporalio.api.workflowservice.v1 import ListWorkflowExecutionsRequest
+
+from perdure.store.contract import Record
+from perdure.store.query import Query
 
 FAR = b'"9999-12-31T00:00:00Z"'
 
@@ -67,3 +70,28 @@ async def test_far_times_are_found(node: Harness) -> None:
     assert await listed(node, "A = '9999-12-31T00:00:00Z'") == ["never"]
     assert await listed(node, "A < '9999-12-31T00:00:00Z'") == ["soon"]
     assert await listed(node, "StartTime < '9999-12-31T00:00:00Z'") == ["soon", "never"]
+
+
+async def test_large_runs_make_small_pages_and_few_are_read_ahead(
+    node: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    list_runs = node.store.list_runs
+
+    async def watched(query: Query) -> list[Record]:
+        read.append(query.limit)
+        return await list_runs(query)
+
+    monkeypatch.setattr(node.store, "list_runs", watched)
+    memo = Memo(fields={"notes": Payload(data=bytes(1 << 20))})
+    for n in range(9):
+        await node.start(f"run-{n}", memo=memo if n < 6 else Memo())
+    pages: list[str] = []
+    request = ListWorkflowExecutionsRequest(namespace="default", page_size=8)
+    while request.next_page_token or not pages:
+        page = await node.service.list_workflow_executions(request)
+        assert page.ByteSize() < 4 << 20
+        pages.append("".join(info.execution.workflow_id[-1] for info in page.executions))
+        request.next_page_token = page.next_page_token
+    assert pages == ["87654", "32", "10"]
+    assert read == [9, 9, 5]
