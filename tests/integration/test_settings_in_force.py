@@ -73,6 +73,19 @@ async def test_pages_are_as_large_as_is_set() -> None:
         assert len(namespaces.namespaces) == 2
 
 
+@virtual
+async def test_a_page_of_runs_has_as_many_bytes_as_is_set_but_at_least_one_run() -> None:
+    async with staged(settings=Settings(list_page_bytes=1)) as stage:
+        for name in "abc":
+            await stage.start(name)
+        request = ListWorkflowExecutionsRequest(namespace="default")
+        for name in "cba":
+            page = await stage.api.list_workflow_executions(request)
+            assert [info.execution.workflow_id for info in page.executions] == [name]
+            request.next_page_token = page.next_page_token
+        assert not request.next_page_token
+
+
 def _namespace(name: str) -> RegisterNamespaceRequest:
     request = RegisterNamespaceRequest(namespace=name)
     request.workflow_execution_retention_period.CopyFrom(duration(24 * 3_600 * SECOND_NS))

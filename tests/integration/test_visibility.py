@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 
 import pytest
 from api_stage import Stage, finish, staged, upsert, virtual
@@ -141,6 +142,21 @@ async def test_a_wrong_attribute_fails_the_workflow_task() -> None:
         with pytest.raises(InvalidArgument, match="Amount of type Int"):
             await stage.complete(task, upsert(Amount=attribute("x")))
         assert (await stage.poll()).attempt == 2
+
+
+@virtual
+async def test_a_number_that_is_not_finite_is_refused_and_breaks_no_list() -> None:
+    async with staged() as stage:
+        for number in (math.nan, math.inf, 10**400):
+            wrong = attributes(Price=attribute(number, "Double"))
+            with pytest.raises(InvalidArgument, match="attribute Price of type Double"):
+                await stage.start("a", search_attributes=wrong)
+        await stage.start("b")
+        task = await stage.poll()
+        with pytest.raises(InvalidArgument, match="attribute Price of type Double: NaN"):
+            await stage.complete(task, upsert(Price=attribute(math.nan, "Double")))
+        assert (await stage.poll()).attempt == 2
+        assert await listed(stage) == ["b"]
 
 
 @virtual

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
+_INT64 = 1 << 63
 _LONGEST_S = 100 * 365 * 86_400
 _LATEST_S = 6_000_000_000
 """The year 2160, so that the sum with the longest duration fits in 64 bits of nanoseconds."""
@@ -45,6 +46,11 @@ def duration_ns(value: Duration) -> int:
 def timedelta_ns(value: timedelta) -> int:
     """Exact nanoseconds of a timedelta."""
     return ((value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds) * 1_000
+
+
+def within_64_bits(time_ns: int) -> int:
+    """A time, or the nearest one that 64 bits hold: they are of the years 1677 to 2262."""
+    return max(-_INT64, min(time_ns, _INT64 - 1))
 
 
 def datetime_of(time_ns: int) -> datetime:

@@ -5,12 +5,13 @@ Each function raises ValueError with a message that says what would be right.
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 
 from temporalio.api.enums.v1 import IndexedValueType, WorkflowExecutionStatus
 
-from perdure.api.times import SECOND_NS, timedelta_ns
+from perdure.api.times import SECOND_NS, timedelta_ns, within_64_bits
 from perdure.store.query import Scalar
 
 _UNIT_NS = {
@@ -64,7 +65,10 @@ def status(value: Scalar) -> int:
 
 
 def time_ns(value: Scalar, now_ns: int) -> int:
-    """Nanoseconds since the epoch, from RFC 3339, ``now-1h`` and the like, or nanoseconds."""
+    """Nanoseconds since the epoch, from RFC 3339, ``now-1h`` and the like, or nanoseconds.
+
+    Times beyond 64 bits are cut to what they hold, as those of search attributes are.
+    """
     if isinstance(value, int) and not isinstance(value, bool):
         return _in_range(value)
     if isinstance(value, str):
@@ -72,12 +76,12 @@ def time_ns(value: Scalar, now_ns: int) -> int:
         if relative:
             sign, length = relative.groups()
             offset = duration_ns(length.strip()) if length else 0
-            return _in_range(now_ns - offset if sign == "-" else now_ns + offset)
+            return within_64_bits(now_ns - offset if sign == "-" else now_ns + offset)
         if _INTEGER.fullmatch(value):
             return _in_range(int(value))
         absolute = _TIME.fullmatch(value.strip())
         if absolute:
-            return _in_range(_absolute_ns(*absolute.groups()))
+            return within_64_bits(_absolute_ns(*absolute.groups()))
     raise ValueError("a time is written '2026-01-31T12:00:00Z', or now() - 1h")
 
 
@@ -136,7 +140,7 @@ def plain(value: Scalar, kind: int) -> Scalar:
         case IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE, int() | float() if not isinstance(
             value, bool
         ):
-            return float(value)
+            return _finite(float(value))
         case IndexedValueType.INDEXED_VALUE_TYPE_DOUBLE, _:
             raise ValueError("it is a Double: a number, without quotes")
         case _, str():
@@ -145,6 +149,12 @@ def plain(value: Scalar, kind: int) -> Scalar:
 
 
 _BOOLEANS = {"true": True, "false": False}
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("the number is too large for a Double")
+    return value
 
 
 def _in_range(value: int) -> int:

@@ -7,6 +7,7 @@ here, before anything is stored, and turned into the plain values that the store
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,7 @@ from temporalio.api.common.v1 import Payload, SearchAttributes
 from temporalio.api.enums.v1 import IndexedValueType
 
 from perdure.api.errors import InvalidArgument
-from perdure.api.times import timedelta_ns
+from perdure.api.times import timedelta_ns, within_64_bits
 from perdure.service.settings import Settings
 from perdure.store.query import Custom, Kind
 
@@ -175,7 +176,7 @@ def _convert(value: object, wanted: int) -> Value | None:
         case int() if wanted == INT:
             return value if -_INT64 <= value < _INT64 else None
         case int() | float() if wanted == DOUBLE:
-            return float(value)
+            return _finite(value)
         case str() if wanted == KEYWORD:
             return value if _is_whole(value) else None
         case str() if wanted == TEXT:
@@ -190,6 +191,15 @@ def _convert(value: object, wanted: int) -> Value | None:
             return None
 
 
+def _finite(value: float) -> float | None:
+    """None for what is no number, or too large for one: JSON has neither, nor have databases."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
 def _is_whole(value: object) -> bool:
     """Text that databases can keep: no NUL character, and no half of a pair of surrogates."""
     return isinstance(value, str) and not _BROKEN.search(value)
@@ -201,7 +211,10 @@ def words(text: str) -> list[str]:
 
 
 def _datetime_ns(text: str) -> int | None:
-    """RFC 3339 to nanoseconds since the epoch, keeping up to nine decimals."""
+    """RFC 3339 to nanoseconds since the epoch, keeping up to nine decimals.
+
+    Far times are cut to 64 bits, and so are those in filters, which find them by that.
+    """
     head, dot, tail = text.partition(".")
     digits = tail[: len(tail) - len(tail.lstrip("0123456789"))] if dot else ""
     try:
@@ -211,7 +224,7 @@ def _datetime_ns(text: str) -> int | None:
     if moment.tzinfo is None:
         return None
     since = moment - datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-    return timedelta_ns(since) + int(digits[:9].ljust(9, "0"))
+    return within_64_bits(timedelta_ns(since) + int(digits[:9].ljust(9, "0")))
 
 
 def _wrong(name: str, payload: Payload, wanted: int) -> InvalidArgument:

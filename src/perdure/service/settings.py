@@ -19,6 +19,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         history_events_warn, history_bytes_warn: so is a run whose history outgrows this; 0 never.
         task_queue_polls_max: polls parked on one task queue.
         list_page_max: runs on one page of a list.
+        list_page_bytes: a page of runs ends where it would get larger, unless it is one run; below
+            the 4 MiB that many clients of gRPC take.
         history_page_events_max: events on one page of a history.
         reset_followers_max: runs after the one to reset that are looked through for signals and
             updates.
@@ -98,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     history_bytes_warn: int = 10 * 1024 * 1024
     task_queue_polls_max: int = 100_000
     list_page_max: int = 1_000
+    list_page_bytes: int = 3 * 1024 * 1024
     history_page_events_max: int = 1_000
     reset_followers_max: int = 1_000
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -34,10 +33,9 @@ from perdure.api.errors import InvalidArgument
 from perdure.api.times import datetime_of, duration, timestamp, timestamp_ns
 from perdure.engine.state import RunInfo, decode_info
 from perdure.service import filter as list_filter
-from perdure.service import pages, search_attributes
+from perdure.service import list_tokens, pages, search_attributes, validation
 from perdure.service.reading import reading
 from perdure.store.contract import Record
-from perdure.store.paging import position
 from perdure.store.query import (
     And,
     Column,
@@ -94,52 +92,6 @@ def execution_info(record: Record) -> WorkflowExecutionInfo:
 def _fill_priority(info: WorkflowExecutionInfo, run: RunInfo) -> None:
     if run.priority:
         info.priority.MergeFromString(run.priority)
-
-
-# -- page tokens -----------------------------------------------------------------------------------
-
-
-class ListToken(msgspec.Struct, array_like=True, frozen=True):
-    """The last row of a page; only good for the question that it came from."""
-
-    question: int
-    after: list[str | int | float | bool | None]
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(ListToken).decode
-
-
-def _question(query: Query) -> int:
-    """A fingerprint of all of a query but its page."""
-    whole = msgspec.structs.replace(query, limit=0, after=None)
-    return binascii.crc32(repr(whole).encode())
-
-
-def next_token(query: Query, last: Record) -> bytes:
-    """The token of the page after one that ends with `last`."""
-    body = _encode(ListToken(_question(query), list(position(query, last))))
-    return binascii.crc32(body).to_bytes(4, "big") + body
-
-
-def after(query: Query, token: bytes) -> Query:
-    """The query for the page that a token names.
-
-    Raises:
-        InvalidArgument: the token is damaged or came from another query.
-    """
-    if not token:
-        return query
-    body = token[4:]
-    if binascii.crc32(body).to_bytes(4, "big") != token[:4]:
-        raise InvalidArgument("Invalid NextPageToken.")
-    try:
-        found = _decode(body)
-    except msgspec.MsgspecError:
-        raise InvalidArgument("Invalid NextPageToken.") from None
-    if found.question != _question(query):
-        raise InvalidArgument("Invalid NextPageToken: it was made for another query.")
-    return msgspec.structs.replace(query, after=tuple(found.after))
 
 
 # -- the older lists' filters ----------------------------------------------------------------------
@@ -229,29 +181,57 @@ class VisibilityRPCs:
     def _runs_on_page(self, asked: int) -> int:
         return pages.size(asked, self.node.settings.list_page_max)
 
-    async def _page(self, query: Query, token: bytes) -> tuple[list[WorkflowExecutionInfo], bytes]:
-        """One page of runs and the token of the next."""
-        ahead = msgspec.structs.replace(after(query, token), limit=query.limit + 1)
+    async def _selected(
+        self, request: ListWorkflowExecutionsRequest | ScanWorkflowExecutionsRequest
+    ) -> tuple[list[WorkflowExecutionInfo], bytes]:
+        """One page of what a filter selects and the token of the next."""
+        token = request.next_page_token
+        now_ns = (list_tokens.read(token).now_ns if token else 0) or self.node.clock.now_ns()
+        query = self._parse(request.namespace, request.query, request.page_size, now_ns)
+        return await self._page(query, token, now_ns)
+
+    async def _page(
+        self, query: Query, token: bytes, now_ns: int = 0
+    ) -> tuple[list[WorkflowExecutionInfo], bytes]:
+        """One page of runs and the token of the next.
+
+        A page that gets too large ends early. So may the next one: not many more runs are read for
+        it than have fit.
+        """
+        asked = list_tokens.after(query, token)
         with reading():
+            ahead = msgspec.structs.replace(asked, limit=asked.limit + 1)
             found = await self.node.store.list_runs(ahead)
-        shown = found[: query.limit]
-        more = next_token(query, shown[-1]) if len(found) > query.limit else b""
-        return [execution_info(record) for record in shown], more
+        shown = self._fitting(found[: asked.limit])
+        if len(shown) == len(found):
+            return shown, b""
+        runs = 2 * len(shown) if len(shown) < query.limit else 0
+        return shown, list_tokens.following(query, found[len(shown) - 1], now_ns, runs)
+
+    def _fitting(self, records: list[Record]) -> list[WorkflowExecutionInfo]:
+        """As many runs as fit a page, at least one."""
+        shown: list[WorkflowExecutionInfo] = []
+        size_bytes = 0
+        for record in records:
+            info = execution_info(record)
+            size_bytes += info.ByteSize()
+            if shown and size_bytes > self.node.settings.list_page_bytes:
+                break
+            shown.append(info)
+        return shown
 
     async def list_workflow_executions(
         self, request: ListWorkflowExecutionsRequest
     ) -> ListWorkflowExecutionsResponse:
         """Runs that a filter selects, newest start first unless it orders them."""
-        query = self._parse(request.namespace, request.query, request.page_size)
-        executions, token = await self._page(query, request.next_page_token)
+        executions, token = await self._selected(request)
         return ListWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def scan_workflow_executions(
         self, request: ScanWorkflowExecutionsRequest
     ) -> ScanWorkflowExecutionsResponse:
         """The same as list."""
-        query = self._parse(request.namespace, request.query, request.page_size)
-        executions, token = await self._page(query, request.next_page_token)
+        executions, token = await self._selected(request)
         return ScanWorkflowExecutionsResponse(executions=executions, next_page_token=token)
 
     async def list_open_workflow_executions(
@@ -260,8 +240,7 @@ class VisibilityRPCs:
         """Running runs, newest start first."""
         self.node.namespaces.get(request.namespace)
         terms: list[Condition] = [Compare(Column.STATUS, "=", RUNNING)]
-        terms += started_within(request.start_time_filter)
-        terms += same_execution(request.execution_filter) + same_type(request.type_filter)
+        terms += self._shared_terms(request)
         limit = self._runs_on_page(request.maximum_page_size)
         query = Query(request.namespace, _all_of(terms), limit=limit)
         executions, token = await self._page(query, request.next_page_token)
@@ -276,8 +255,7 @@ class VisibilityRPCs:
         terms: list[Condition] = [
             Compare(Column.STATUS, "=", int(wanted)) if wanted else Compare(Column.CLOSE, ">", 0)
         ]
-        terms += started_within(request.start_time_filter)
-        terms += same_execution(request.execution_filter) + same_type(request.type_filter)
+        terms += self._shared_terms(request)
         query = Query(
             request.namespace,
             _all_of(terms),
@@ -291,7 +269,8 @@ class VisibilityRPCs:
         self, request: CountWorkflowExecutionsRequest
     ) -> CountWorkflowExecutionsResponse:
         """How many runs a filter selects; with GROUP BY, per group, the largest first."""
-        query = self._parse(request.namespace, request.query, 0, counting=True)
+        now_ns = self.node.clock.now_ns()
+        query = self._parse(request.namespace, request.query, 0, now_ns, counting=True)
         with reading():
             counted = await self.node.store.count_runs(query)
         answer = CountWorkflowExecutionsResponse(count=sum(count for _, count in counted))
@@ -311,10 +290,27 @@ class VisibilityRPCs:
         keys = keys | self.node.namespaces.get("default").search_attributes
         return GetSearchAttributesResponse(keys=keys)  # type: ignore[arg-type]
 
-    def _parse(self, namespace: str, text: str, size: int, *, counting: bool = False) -> Query:
+    def _shared_terms(
+        self, request: ListOpenWorkflowExecutionsRequest | ListClosedWorkflowExecutionsRequest
+    ) -> list[Condition]:
+        """The conditions that the older lists share.
+
+        Raises:
+            InvalidArgument: a name that no run can have.
+        """
+        execution, settings = request.execution_filter, self.node.settings
+        validation.bounded(execution.workflow_id, "WorkflowId", settings)
+        validation.bounded(execution.run_id, "RunId", settings)
+        validation.bounded(request.type_filter.name, "WorkflowType", settings)
+        terms = started_within(request.start_time_filter)
+        return terms + same_execution(execution) + same_type(request.type_filter)
+
+    def _parse(
+        self, namespace: str, text: str, size: int, now_ns: int, *, counting: bool = False
+    ) -> Query:
         types = self.node.namespaces.get(namespace).search_attributes
         known = search_attributes.PREDEFINED | types
-        where, order, group_by = list_filter.parse(text, known, self.node.clock.now_ns())
+        where, order, group_by = list_filter.parse(text, known, now_ns)
         if group_by and not counting:
             raise InvalidArgument("invalid query: 'GROUP BY' clause is only supported by count")
         return Query(

@@ -15,6 +15,7 @@ MAX_ITEM_ID = (1 << ITEM_BITS) - 1
 WorkflowId = tuple[str, str]  # namespace, workflow id
 
 encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder(dict[str, str | int | float | bool | list[str] | None]).decode
 
 
 class Conflict(Exception):
@@ -118,3 +119,14 @@ def fold(units: Iterable[Unit]) -> Rows:
 def attributes_json(record: Record) -> str:
     """A record's search attributes as stores keep them."""
     return encode_json(record.search_attributes).decode() if record.search_attributes else "{}"
+
+
+def attributes_of(text: str) -> dict[str, str | int | float | bool | list[str]]:
+    """Search attributes from what stores keep.
+
+    A null counts as no value: former versions let numbers pass that are not finite, which JSON does
+    not have.
+    """
+    if text == "{}":
+        return {}
+    return {name: value for name, value in _decode_json(text).items() if value is not None}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from harness import Harness, activity_command, start_request
 from temporalio.api.common.v1 import Payload
+from temporalio.api.filter.v1 import WorkflowExecutionFilter, WorkflowTypeFilter
 from temporalio.api.workflowservice.v1 import (
     DescribeWorkflowExecutionRequest,
+    ListClosedWorkflowExecutionsRequest,
+    ListOpenWorkflowExecutionsRequest,
     ListWorkflowExecutionsRequest,
     RegisterNamespaceRequest,
     StartWorkflowExecutionRequest,
@@ -60,6 +64,27 @@ async def test_a_nul_in_a_filter_and_in_a_namespace(node: Harness) -> None:
         await node.service.list_workflow_executions(request)
     with pytest.raises(InvalidArgument, match="Namespace must not contain a NUL character"):
         await node.service.register_namespace(RegisterNamespaceRequest(namespace="a\0b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("WorkflowId", {"execution_filter": WorkflowExecutionFilter(workflow_id="a\0b")}),
+        ("RunId", {"execution_filter": WorkflowExecutionFilter(run_id="a\0b")}),
+        ("WorkflowType", {"type_filter": WorkflowTypeFilter(name="a\0b")}),
+    ],
+)
+async def test_a_nul_in_what_the_older_lists_look_for(
+    node: Harness, name: str, wanted: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidArgument, match=f"{name} must not contain a NUL character"):
+        await node.service.list_open_workflow_executions(
+            ListOpenWorkflowExecutionsRequest(namespace="default", **wanted)
+        )
+    with pytest.raises(InvalidArgument, match=f"{name} must not contain a NUL character"):
+        await node.service.list_closed_workflow_executions(
+            ListClosedWorkflowExecutionsRequest(namespace="default", **wanted)
+        )
 
 
 async def test_a_nul_in_a_command_fails_its_task(node: Harness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from temporalio.api.common.v1 import Payload, SearchAttributes
@@ -48,6 +49,8 @@ def attributes(**fields: Payload) -> SearchAttributes:
         ("1970-01-01T00:00:01Z", DATETIME, 1_000_000_000),
         ("1970-01-01T01:00:00.000000001+01:00", DATETIME, 1),
         ("1970-01-01T00:00:00.5Z", DATETIME, 500_000_000),
+        ("9999-12-31T23:59:59.999999999Z", DATETIME, (1 << 63) - 1),
+        ("0001-01-01T00:00:00Z", DATETIME, -(1 << 63)),
         (None, INT, None),
         ([], KEYWORD_LIST, None),
     ],
@@ -71,6 +74,9 @@ def test_a_value_is_read_by_its_type(value: object, wanted: int, plain: object) 
         ("2024-01-01T00:00:00", DATETIME),
         (["a", 1], KEYWORD_LIST),
         (["a", "b"], KEYWORD),
+        (math.nan, DOUBLE),
+        (-math.inf, DOUBLE),
+        (10**400, DOUBLE),
         ({"a": 1}, KEYWORD),
     ],
 )
@@ -78,6 +84,11 @@ def test_a_wrong_value_is_refused_by_name_and_type(value: object, wanted: int) -
     with pytest.raises(InvalidArgument, match="search attribute A of type") as caught:
         search_attributes.decode("A", payload(value), wanted)
     assert search_attributes.type_name(wanted) in caught.value.message
+
+
+def test_a_number_that_overflows_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="attribute A of type Double: 1e400"):
+        search_attributes.decode("A", Payload(data=b"1e400"), DOUBLE)
 
 
 def test_a_wrong_type_names_the_given_one() -> None:

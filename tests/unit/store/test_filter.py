@@ -103,6 +103,9 @@ def test_statuses(spelling: str) -> None:
         ("'now-1h'", NOW_NS - HOUR_NS),
         ("NOW() + '1.5h'", NOW_NS + HOUR_NS * 3 // 2),
         ("now() - 2d", NOW_NS - 48 * HOUR_NS),
+        ("'9999-12-31T00:00:00Z'", (1 << 63) - 1),
+        ("'0001-01-01'", -(1 << 63)),
+        ("now() + 100000d", (1 << 63) - 1),
     ],
 )
 def test_times(spelling: str, time_ns: int) -> None:
@@ -159,6 +162,7 @@ def test_every_built_in_attribute_can_be_named() -> None:
         ("Count = 1.5", "it is an Int"),
         ("Count = 99999999999999999999", "does not fit in 64 bits"),
         ("Price = 'x'", "it is a Double"),
+        ("Price < 1e400", "too large for a Double"),
         ("Paid = 5", "it is a Bool"),
         ("Paid > true", "by =, != and IN only"),
         ("Tags > 'x'", "by =, != and IN only"),

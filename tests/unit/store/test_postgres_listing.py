@@ -5,10 +5,29 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+import pytest
+
 from perdure.store.postgres import listing
-from perdure.store.query import Column, Compare, Custom, IsNull, Kind, Not, Query, StartsWith
+from perdure.store.postgres.parts import parts
+from perdure.store.query import (
+    And,
+    Column,
+    Compare,
+    Condition,
+    Custom,
+    In,
+    IsNull,
+    Kind,
+    Not,
+    Or,
+    Order,
+    Query,
+    StartsWith,
+)
 
 CITY, TAGS = Custom("City"), Custom("Tags", Kind.LIST)
+COUNT = Custom("Count", Kind.NUMBER)
 PAGE = 50
 WALKED = (2_000, 20_000, 200_000)
 
@@ -75,3 +94,45 @@ async def test_no_index_serves_it() -> None:
 async def test_other_conditions_are_left_to_the_planner() -> None:
     query = Query("default", Compare(Column.WORKFLOW_TYPE, "=", "order"), limit=PAGE)
     assert await ask(query, {0: PAGE}, {}) == [0]
+
+
+SMALL, SAME_TYPE = Compare(COUNT, "<", 5), Compare(Column.WORKFLOW_TYPE, "=", "order")
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        SMALL,
+        Compare(COUNT, "!=", 5),
+        In(COUNT, (1, 2)),
+        Not(SMALL),
+        Not(IsNull(COUNT)),
+        And((SAME_TYPE, And((SAME_TYPE, SMALL)))),
+        Or((SMALL, And((SAME_TYPE, Not(IsNull(COUNT)))))),
+    ],
+)
+@pytest.mark.parametrize("descending", [False, True])
+def test_who_asks_for_values_of_a_field_is_not_shown_runs_without(
+    where: Condition, descending: bool
+) -> None:
+    query = Query("default", where, order=(Order(COUNT, descending),))
+    [part] = parts(query)
+    assert part.present == COUNT
+    [part] = parts(msgspec.structs.replace(query, after=(3, 1)))
+    assert part.present == COUNT
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        None,
+        SAME_TYPE,
+        IsNull(COUNT),
+        StartsWith(CITY, "a"),
+        Or((SMALL, SAME_TYPE)),
+        Not(And((SMALL, SAME_TYPE))),
+    ],
+)
+def test_who_does_not_is_shown_them_too(where: Condition | None) -> None:
+    query = Query("default", where, order=(Order(COUNT),))
+    assert [part.absent for part in parts(query)] == [COUNT, None]

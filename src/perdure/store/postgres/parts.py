@@ -94,8 +94,13 @@ def parts(query: Query) -> list[Part]:
     """Queries whose answers, one behind the other, are a query's.
 
     Runs that have a value of the field by which they are ordered come from its index; so those that
-    have none are asked for on their own.
+    have none are asked for on their own, unless the query lets none of them pass.
     """
+    found = _all_parts(query)
+    return [part for part in found if part.absent is None or not _needs(query, part.absent)]
+
+
+def _all_parts(query: Query) -> list[Part]:
     field = query.order[0].field if query.order else None
     if field is None or not is_sparse(field):
         return [Part(query)]
@@ -110,6 +115,27 @@ def parts(query: Query) -> list[Part]:
         return [absent] if descending else [absent, Part(rest, present=field)]
     rest = msgspec.structs.replace(absent.query, after=None)
     return [present, Part(rest, absent=field)] if descending else [present]
+
+
+def _needs(query: Query, field: Field) -> bool:
+    """Whether a query cannot hold for a run that has no value there."""
+    return any(_is_false_without(field, term) for term in conjuncts(query.where))
+
+
+def _is_false_without(field: Field, term: Condition) -> bool:
+    """Whether a condition is false, or unknown, for runs that have no value there."""
+    match term:
+        case And(terms):
+            return any(_is_false_without(field, one) for one in terms)
+        case Or(terms):
+            return all(_is_false_without(field, one) for one in terms)
+        case Not(IsNull(asked)):
+            return asked == field
+        case Not(Compare() | In() | StartsWith() as inner):
+            return _is_false_without(field, inner)  # unknown, and so is its negation
+        case Compare(asked) | In(asked) | StartsWith(asked):
+            return asked == field
+    return False
 
 
 def _and(query: Query, condition: Condition) -> Query:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from perdure.store.contract import Loaded, Record
+from perdure.store.folding import attributes_of
 
 _ATTRIBUTES_AT = Record.__struct_fields__.index("search_attributes")
-_decode = msgspec.json.Decoder(dict[str, str | int | float | bool | list[str]]).decode
 
 
 def to_record(row: Any) -> Record:
     """A row of `runs`: the fields of Record in their order."""
     values = list(row)
-    text = values[_ATTRIBUTES_AT]
-    values[_ATTRIBUTES_AT] = {} if text == "{}" else _decode(text)
+    values[_ATTRIBUTES_AT] = attributes_of(values[_ATTRIBUTES_AT])
     return Record(*values)
 
 

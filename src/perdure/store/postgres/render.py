@@ -244,7 +244,9 @@ class _PostgresRendering(Rendering):
         return [f"{self.ranked(field)} {way(descending)}{nulls}"]
 
     def grouped(self, field: Field) -> str:
-        return f"({self._json(field)})" if isinstance(field, Custom) else self.field(field)
+        if isinstance(field, Custom):
+            return custom.anything(self._json(field))
+        return self.field(field)
 
 
 def _are_ordered(field: Field, values: tuple[Scalar, ...]) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 
-import msgspec
-
 from perdure.store.contract import (
     Backlog,
     HistoryBatch,
@@ -16,13 +14,12 @@ from perdure.store.contract import (
     Record,
     TaskRow,
 )
-from perdure.store.folding import ITEM_BITS, MAX_ITEM_ID
+from perdure.store.folding import ITEM_BITS, MAX_ITEM_ID, attributes_of
 from perdure.store.query import Query
 from perdure.store.sqlite import render
 from perdure.store.sqlite.statements import STATEMENTS as SQL
 
 _ATTRIBUTES_AT = Record.__struct_fields__.index("search_attributes")
-_decode = msgspec.json.Decoder(dict[str, str | int | float | bool | list[str]]).decode
 
 
 def find(db: sqlite3.Connection, namespace: str, workflow_id: str, run_id: str = "") -> int | None:
@@ -59,7 +56,7 @@ def to_record(row: tuple[object, ...]) -> Record:
     values = list(row)
     text = values[_ATTRIBUTES_AT]
     assert isinstance(text, str)
-    values[_ATTRIBUTES_AT] = {} if text == "{}" else _decode(text)
+    values[_ATTRIBUTES_AT] = attributes_of(text)
     return Record(*values)  # type: ignore[arg-type]
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from perdure.store.query import Custom, Query, Scalar
 from perdure.store.rendering import Rendering
+
+_INT64: Final = 1 << 63
 
 Parameters = dict[str, Scalar | None]
 
@@ -27,6 +31,8 @@ class _SqliteRendering(Rendering):
         self.parameters: Parameters = {}
 
     def bind(self, value: Scalar | None) -> str:
+        if isinstance(value, int) and not -_INT64 <= value < _INT64:
+            value = float(value)  # as SQLite itself reads such a number in JSON
         name = f"p{len(self.parameters)}"
         self.parameters[name] = value
         return f":{name}"
