@@ -183,6 +183,15 @@ class StoreUnavailable(StoreError):
     """The database cannot be written or reached now (disk full, read-only, locked, lost)."""
 
 
+class StoreRefused(StoreError):
+    """The database can never hold what it was given: a text with a NUL, more than an index takes.
+
+    It is `refused`, and would be again. In a commit of several units one of them is at fault.
+    """
+
+    refused = True
+
+
 class StoreHeld(StoreError):
     """Another process has this embedded database open; the message says which."""
 
@@ -225,7 +234,8 @@ class Store(Protocol):
         Returns the positions of the units left out because of a conflict: a version that is not the
         stored one, a second open run of one workflow id, or a task row to drop that is gone.
         Raises StoreUnavailable with nothing written, or (a lost answer) with everything written, or
-        with everything to be written a while later: `settle` makes an end of that.
+        with everything to be written a while later: `settle` makes an end of that. Raises
+        StoreRefused, with nothing written, when a unit holds what the database cannot.
         """
 
     async def settle(self, units: Sequence[Unit]) -> list[int]:
