@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,10 @@ from harness import Harness, complete_command, execution, payloads, settle
 from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
 
 from perdure.api.errors import InvalidArgument, NotFound, Unavailable
+from perdure.engine.limits import Limits
+from perdure.service.settings import Settings
 from perdure.store.contract import Store, StoreRefused, StoreUnavailable, Unit
+from perdure.store.postgres import PostgresStore
 
 POISON = "poison"
 
@@ -177,3 +181,17 @@ async def test_who_only_looks_is_not_refused(node: Harness) -> None:
             await refused
     with pytest.raises(NotFound):
         await found
+
+
+async def test_what_no_index_of_postgresql_can_hold(postgres_dsn: str) -> None:
+    """As when a check of the limits has a gap."""
+    settings = Settings(limits=Limits(id_bytes_max=10_000))
+    node = await Harness(lambda: PostgresStore(postgres_dsn), settings).open()
+    wide = "".join(map(chr, random.Random(1).choices(range(0x4E00, 0x9FFF), k=1_300)))
+    names = ["a", "b", wide, "c"]
+    outcomes = await asyncio.gather(*map(node.start, names), return_exceptions=True)
+    refused = outcomes.pop(2)
+    assert isinstance(refused, InvalidArgument)
+    assert "index row size" in refused.message
+    assert all(getattr(outcome, "run_id", "") for outcome in outcomes), outcomes
+    await node.close()
