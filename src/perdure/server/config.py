@@ -114,6 +114,7 @@ KEYS: Final[Mapping[str, Key]] = {
     "perdure.matching.maxConfiguredTaskQueues": Key(("settings.configured_task_queues_max",)),
     "perdure.matching.backlogWindow": Key(("settings.backlog_window",)),
     "perdure.store.commitUnits": Key(("settings.commit_units_max",)),
+    "perdure.store.commitBytes": Key(("settings.commit_bytes_max",), "bytes"),
     "perdure.store.commitQueue": Key(("settings.commit_queue_max",)),
     "perdure.worker.registrySize": Key(("settings.workers_max",)),
     "perdure.worker.registryTTL": Key(("settings.worker_seen_ns",), "duration"),

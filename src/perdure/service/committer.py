@@ -52,6 +52,7 @@ class Committer:
         self._store = store
         self._namespaces = namespaces
         self._batch_max = settings.commit_units_max
+        self._bytes_max = settings.commit_bytes_max
         self._queue_max = settings.commit_queue_max
         self._complete = complete
         self._committed = committed
@@ -181,13 +182,15 @@ class Committer:
 
     def _take_batch(self) -> None:
         queue, batch = self._queue, self._batch
-        while queue and len(batch) < self._batch_max:
+        size_bytes = 0
+        while queue and len(batch) < self._batch_max and size_bytes < self._bytes_max:
             unit = queue.popleft()
             if unit.ready and not unit.abandoned:
                 self._complete(unit)
             if not unit.abandoned:
                 unit.sent = True
                 batch.append(unit)
+                size_bytes += unit.size_bytes
 
     async def _write(self) -> None:
         batch = self._batch

@@ -97,6 +97,16 @@ class RunWrite:
         self.wake_changed |= tx.wake_changed
         self.visible |= tx.visible or tx.closed
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much is to be written: what payloads are in, as little else can be large."""
+        size_bytes = sum(map(len, self.parts))
+        for item in self.changed.values():
+            size_bytes += state.payload_bytes(item)
+        for message in self.put_messages:
+            size_bytes += len(message.body)
+        return size_bytes + len(self.entry.run.memo) if self.visible else size_bytes
+
     def drop_task(self, row_id: int) -> None:
         """Remove a task row; one that was not written yet is never written."""
         for position, row in enumerate(self.put_tasks):
@@ -199,6 +209,11 @@ class Unit:
     def handed_out(self) -> list[HandedOut]:
         """The tasks that were started for workers, who get them after the commit."""
         return [task for write in self.writes.values() for task in write.handed_out]
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much is to be written."""
+        return sum([write.size_bytes for write in self.writes.values()])
 
     @property
     def workflow_ids(self) -> str:
