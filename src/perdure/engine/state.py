@@ -253,7 +253,7 @@ def payload_bytes(item: AnyItem) -> int:
     if isinstance(item, Activity):
         size_bytes = len(item.input) + len(item.header) + len(item.heartbeat_details)
         return size_bytes + len(item.last_failure)
-    if isinstance(item, BufferedEvent | StartAttributes):
+    if isinstance(item, (BufferedEvent, StartAttributes)):
         return len(item.attributes)
     return len(item.outcome) if isinstance(item, Update) else 0
 
