@@ -24,7 +24,8 @@ _REMEDIES = {
     "28P01": "the password is wrong: check the connection string",
     "28000": "the server does not let this user in: check the user and pg_hba.conf",
     "3D000": "there is no such database: create it (createdb) or name another",
-    "42501": "the user may not do that: it needs CREATE on the database, or its tables",
+    "42501": "the user may not do that: it needs CREATE on the database, or to own the schema "
+    "perdure, and its tables",
     "53300": "the server has no connection left: raise max_connections, or put PgBouncer before it",
     "53100": "the database server's disk is full",
     "53200": "the database server is out of memory",
