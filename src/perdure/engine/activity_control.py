@@ -13,8 +13,9 @@ from temporalio.api.history.v1 import ActivityTaskScheduledEventAttributes
 
 from perdure.api.errors import FailedPrecondition, InvalidArgument, NotFound
 from perdure.api.times import duration, duration_ns
-from perdure.engine import activities, retry
+from perdure.engine import activities, priorities, retry
 from perdure.engine.execution import Execution
+from perdure.engine.limits import Limits
 from perdure.engine.state import Activity
 from perdure.engine.transition import Transition
 
@@ -137,7 +138,7 @@ def change_options(
     wanted = options(activity)
     for field in sorted(fields):
         _merge(wanted, given, field)
-    _check(activity, wanted)
+    _check(activity, wanted, tx.limits)
     _set_options(activity, wanted, tx.run.info.run_timeout_ns)
     _offer_by_policy(tx, activity)
     return options(activity)
@@ -226,9 +227,15 @@ def _merge(wanted: ActivityOptions, given: ActivityOptions, field: str) -> None:
         setattr(target, name, value)
 
 
-def _check(activity: Activity, wanted: ActivityOptions) -> None:
+def _check(activity: Activity, wanted: ActivityOptions, limits: Limits) -> None:
     if not wanted.task_queue.name:
         raise InvalidArgument("TaskQueue is not set on request.")
+    wrong = limits.fault_of_id(wanted.task_queue.name)
+    if wrong:
+        raise InvalidArgument(f"TaskQueue {wrong}")
+    wrong = priorities.fault(wanted.priority)
+    if wrong:
+        raise InvalidArgument(f"invalid priorities: {wrong}")
     lengths = {name: duration_ns(getattr(wanted, name)) for name in _TIMEOUTS}
     for name, length_ns in lengths.items():
         if length_ns < 0:

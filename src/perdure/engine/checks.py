@@ -208,14 +208,9 @@ def _size(plan: Plan, cause: int, where: str, size_bytes: int) -> None:
 def _id(plan: Plan, cause: int, name: str, where: str, value: str, *, needed: bool = True) -> None:
     if needed and not value:
         raise BadCommand(cause, f"{name} is not set on {where}.")
-    limit = plan.limits.id_bytes_max
-    if 0 < limit < len(value):
-        size = len(value.encode())
-        raise BadCommand(
-            cause, f"{name} on {where} exceeds length limit. Length={size} Limit={limit}"
-        )
-    if "\0" in value:
-        raise BadCommand(cause, f"{name} on {where} contains a NUL character: {value[:100]!r}")
+    wrong = plan.limits.fault_of_id(value)
+    if wrong:
+        raise BadCommand(cause, f"{name} on {where} {wrong}")
 
 
 def _policy(cause: int, where: str, policy: RetryPolicy) -> None:
@@ -225,10 +220,8 @@ def _policy(cause: int, where: str, policy: RetryPolicy) -> None:
 
 
 def _activity_names(plan: Plan, where: str, activity_id: str, kind: str, queue: str) -> None:
-    limit = plan.limits.id_bytes_max
-    longest = max(len(activity_id), len(kind), len(queue))
-    fits = limit <= 0 or longest <= limit
-    if activity_id and kind and fits and "\0" not in queue:
+    fault = plan.limits.fault_of_id
+    if activity_id and kind and not (fault(activity_id) or fault(kind) or fault(queue)):
         return
     _id(plan, _ACTIVITY, "ActivityId", where, activity_id)
     _id(plan, _ACTIVITY, "ActivityType", where, kind)

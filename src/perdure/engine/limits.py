@@ -10,7 +10,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         payload_bytes_max: input, result, details or failure of one command.
-        id_bytes_max: ids, type names, task queue names.
+        id_bytes_max: ids, type names, task queue names, in UTF-8. More than 1,000 may not fit into
+            the rows of PostgreSQL's indexes.
         history_suggest_events, history_suggest_bytes: from here on continue-as-new is suggested.
         history_events_max, history_bytes_max: here the run is terminated, with a clear reason.
         pending_*_max: pending items of one kind.
@@ -35,6 +36,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     updates_in_flight_max: int = 10
     task_retry_pause_ns: int = 5_000_000_000
     task_retry_pause_max_ns: int = 600_000_000_000
+
+    def fault_of_id(self, value: str) -> str:
+        """What is wrong with an id or a name; empty when nothing is."""
+        limit = self.id_bytes_max
+        if len(value) * 4 > limit > 0 and len(value.encode()) > limit:
+            return f"exceeds length limit. Length={len(value.encode())} Limit={limit}"
+        if "\0" in value:  # PostgreSQL has no such text
+            return f"contains a NUL character: {value[:100]!r}"
+        return ""
 
     @property
     def updates_suggest(self) -> int:

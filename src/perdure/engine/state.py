@@ -247,6 +247,17 @@ AnyItem = (
     | Pause
 )
 
+
+def payload_bytes(item: AnyItem) -> int:
+    """How large the payloads in an item are."""
+    if isinstance(item, Activity):
+        size_bytes = len(item.input) + len(item.header) + len(item.heartbeat_details)
+        return size_bytes + len(item.last_failure)
+    if isinstance(item, (BufferedEvent, StartAttributes)):
+        return len(item.attributes)
+    return len(item.outcome) if isinstance(item, Update) else 0
+
+
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 decode_info = msgspec.msgpack.Decoder(RunInfo).decode

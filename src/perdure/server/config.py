@@ -41,11 +41,13 @@ class Key:
         fields: ``settings.…``, ``limits.…``, ``transport.…`` or ``grace_s``.
         unit: how a value is written.
         least: the smallest value (in bytes, seconds or pieces).
+        most: the largest value in bytes or pieces.
     """
 
     fields: tuple[str, ...]
     unit: Unit = "count"
     least: int = 1
+    most: int = _LARGEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class Config:
 
 
 KEYS: Final[Mapping[str, Key]] = {
-    "limit.maxIDLength": Key(("limits.id_bytes_max",)),
+    "limit.maxIDLength": Key(("limits.id_bytes_max",), most=1_000),  # longer ones fit into no index
     "limit.blobSize.warn": Key(("settings.payload_bytes_warn",), "bytes"),
     "limit.blobSize.error": Key(("limits.payload_bytes_max",), "bytes"),
     "limit.historySize.warn": Key(("settings.history_bytes_warn",), "bytes", 0),
@@ -112,6 +114,7 @@ KEYS: Final[Mapping[str, Key]] = {
     "perdure.matching.maxConfiguredTaskQueues": Key(("settings.configured_task_queues_max",)),
     "perdure.matching.backlogWindow": Key(("settings.backlog_window",)),
     "perdure.store.commitUnits": Key(("settings.commit_units_max",)),
+    "perdure.store.commitBytes": Key(("settings.commit_bytes_max",), "bytes"),
     "perdure.store.commitQueue": Key(("settings.commit_queue_max",)),
     "perdure.worker.registrySize": Key(("settings.workers_max",)),
     "perdure.worker.registryTTL": Key(("settings.worker_seen_ns",), "duration"),
@@ -187,8 +190,8 @@ def _value(name: str, key: Key, value: Any) -> float | bool:
     if not isinstance(value, int) or isinstance(value, bool):
         what = "a number of bytes" if key.unit == "bytes" else "a whole number"
         raise ConfigError(f"{name}: {what}, got {value!r}")
-    if not key.least <= value <= _LARGEST:
-        raise ConfigError(f"{name}: {value} is not between {key.least} and {_LARGEST}")
+    if not key.least <= value <= key.most:
+        raise ConfigError(f"{name}: {value} is not between {key.least} and {key.most}")
     return value
 
 

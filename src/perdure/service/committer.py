@@ -11,11 +11,12 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from perdure.api.errors import Cancelled, FailedPrecondition, RPCError, Unavailable
+from perdure.api.errors import Cancelled, FailedPrecondition, RPCError
 from perdure.service.namespaces import Namespaces
-from perdure.service.outcomes import Outcome, find_out
+from perdure.service.outcomes import Outcome
 from perdure.service.settings import Settings
-from perdure.service.units import Conflict, Unit
+from perdure.service.units import Conflict, Refused, Unit
+from perdure.service.writing import Ending, told_of, write
 from perdure.store.contract import Store, StoreError, Write
 
 log = logging.getLogger("perdure.service")
@@ -51,6 +52,7 @@ class Committer:
         self._store = store
         self._namespaces = namespaces
         self._batch_max = settings.commit_units_max
+        self._bytes_max = settings.commit_bytes_max
         self._queue_max = settings.commit_queue_max
         self._complete = complete
         self._committed = committed
@@ -180,36 +182,36 @@ class Committer:
 
     def _take_batch(self) -> None:
         queue, batch = self._queue, self._batch
-        while queue and len(batch) < self._batch_max:
+        size_bytes = 0
+        while queue and len(batch) < self._batch_max and size_bytes < self._bytes_max:
             unit = queue.popleft()
             if unit.ready and not unit.abandoned:
                 self._complete(unit)
             if not unit.abandoned:
                 unit.sent = True
                 batch.append(unit)
+                size_bytes += unit.size_bytes
 
     async def _write(self) -> None:
         batch = self._batch
-        failure: RPCError | None = None
         rows: list[list[Write]] = []
         try:
             if self._namespaces.dirty:
                 await self._namespaces.flush()
             rows = [unit.encode(self._store.node) for unit in batch]
-            conflicts = set(await self._store.commit(rows))
-            outcomes = [LOST if place in conflicts else STORED for place in range(len(batch))]
         except Exception as error:
-            failure = _told_of(error)
-            outcomes = await find_out(self._store, rows, error) if rows else [LOST] * len(batch)
+            endings = [Ending(LOST, told_of(error))] * len(batch)
+        else:
+            endings = await write(self._store, rows)
         self.commits += 1
         self.units += len(batch)
         self._batch = []
-        for unit, outcome in zip(batch, outcomes, strict=True):
+        for unit, (outcome, failure) in zip(batch, endings, strict=True):
             if outcome is STORED:
                 self._finish(unit)
             else:
                 self.lose(unit, failure or Conflict())
-        doubtful = [place for place, outcome in enumerate(outcomes) if outcome is UNKNOWN]
+        doubtful = [place for place, (outcome, _) in enumerate(endings) if outcome is UNKNOWN]
         if doubtful:
             self.doubted([(batch[place], rows[place]) for place in doubtful])
         self._tell_settled()
@@ -219,27 +221,16 @@ class Committer:
             self._committed(unit)
         except Exception:
             log.exception("work after a commit failed")
-        for waiter in unit.waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        unit.end()
 
     def lose(self, unit: Unit, failure: Exception) -> None:
         """End a unit that was not written, or not for sure."""
         assert isinstance(failure, RPCError | Conflict)
         unit.abandoned = True
+        if isinstance(failure, Refused):
+            log.warning("a change of %s is refused: %s", unit.workflow_ids, failure.message)
         try:
             self._lost(unit)
         except Exception:
             log.exception("taking back a lost unit failed")
-        for waiter in unit.waiters:
-            if not waiter.done():
-                waiter.set_exception(failure)
-                waiter.exception()  # a caller that is gone need not fetch it
-
-
-def _told_of(error: Exception) -> RPCError:
-    """What callers hear of a commit that failed."""
-    if isinstance(error, StoreError):
-        return Unavailable(f"The database cannot be written: {error}")
-    log.error("a commit failed in an unforeseen way", exc_info=error)
-    return Unavailable(f"The commit failed: {error!r}")
+        unit.end(failure)

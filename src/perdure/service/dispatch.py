@@ -469,6 +469,9 @@ class Dispatcher:
             except Unavailable:
                 pause_ns = self._settings.retry_ns
                 await sleep_until(self._clock, self._clock.now_ns() + pause_ns)
+            except RPCError as error:  # as it is it can never be stored: it has to time out
+                log.warning("a task of run %d cannot be taken back: %s", key, error.message)
+                break
         companion = self._executions.companions.get(key)
         if companion is not None and kind == WORKFLOW:
             companion.on_task_lost()

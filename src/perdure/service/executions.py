@@ -223,8 +223,8 @@ class Executions:
             if unit is None or unit.writes[key].based_on:
                 return key
             # It does not exist before it is stored: until then, its predecessor is the one.
-            with suppress(Conflict, Unavailable):
-                await unit.wait()
+            with suppress(Unavailable):
+                await unit.is_written()
         raise Unavailable("The workflow changes too often to be found now; try again.")
 
     async def read(self, key: int) -> Entry:
@@ -414,6 +414,7 @@ class Executions:
         Raises:
             RPCError: the operation's own, with nothing changed.
             NotFound: no such run.
+            Refused: the store can never hold the change.
             Unavailable: the store failed; the change may or may not be stored.
         """
         before = self._unit_of(key)

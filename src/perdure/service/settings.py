@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         commit_units_max: transitions written in one database transaction.
+        commit_bytes_max: no more of them once they have so many bytes of payloads.
         commit_queue_max: transitions waiting for the database before callers have to wait.
         redo_max: how often a transition is redone after losing a race, before the caller is told.
         id_block: ids taken from the store at once.
@@ -116,6 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     tail_bytes_max: int = 512 * 1024
 
     commit_units_max: int = 200
+    commit_bytes_max: int = 32 * 1024 * 1024
     commit_queue_max: int = 20_000
     redo_max: int = 20
     id_block: int = 10_000

@@ -309,7 +309,11 @@ class Starting:
             return entry.unit is None or await self._node.executions.is_sure(entry, before)
         found.attached = signal is None
         _, unit = self._node.executions.apply(entry, change)
-        return await unit.is_written()
+        try:
+            await unit.wait()
+        except Conflict:
+            return False
+        return True
 
     def _begin(
         self,

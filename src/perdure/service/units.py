@@ -8,9 +8,10 @@ them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from perdure.api.errors import InvalidArgument, RPCError, Unavailable
 from perdure.engine import outbox, state
 from perdure.engine.execution import Execution
 from perdure.engine.state import AnyItem
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 class Conflict(Exception):
     """The run changed under a transition, or an earlier one of it was lost: reload and redo."""
+
+
+class Refused(InvalidArgument):
+    """The database can never hold what the unit has in it. Nothing was stored."""
 
 
 class HandedOut(NamedTuple):
@@ -96,6 +101,16 @@ class RunWrite:
         self.wake_changed |= tx.wake_changed
         self.visible |= tx.visible or tx.closed
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much is to be written: what payloads are in, as little else can be large."""
+        size_bytes = sum(map(len, self.parts))
+        for item in self.changed.values():
+            size_bytes += state.payload_bytes(item)
+        for message in self.put_messages:
+            size_bytes += len(message.body)
+        return size_bytes + len(self.entry.run.memo) if self.visible else size_bytes
+
     def drop_task(self, row_id: int) -> None:
         """Remove a task row; one that was not written yet is never written."""
         for position, row in enumerate(self.put_tasks):
@@ -139,13 +154,24 @@ class Unit:
         ready: workflow tasks to be dispatched just before the unit is sent, by run key.
         sent: the commit is under way or over; nothing may join any more.
         abandoned: taken back before it was sent.
-        waiters: callers to answer.
+        waiters: callers to answer, whose changes it holds.
+        onlookers: who saw its changes, and waits until they are stored.
         done: called after the commit, in order.
         undo: called if the commit did not happen, or may not have, in reverse order.
         messages: (row id, sender's key, message) for the courier, after the commit.
     """
 
-    __slots__ = ("abandoned", "done", "messages", "ready", "sent", "undo", "waiters", "writes")
+    __slots__ = (
+        "abandoned",
+        "done",
+        "messages",
+        "onlookers",
+        "ready",
+        "sent",
+        "undo",
+        "waiters",
+        "writes",
+    )
 
     def __init__(self) -> None:
         self.writes: dict[int, RunWrite] = {}
@@ -153,32 +179,66 @@ class Unit:
         self.sent = False
         self.abandoned = False
         self.waiters: list[asyncio.Future[None]] = []
+        self.onlookers: list[asyncio.Future[None]] = []
         self.done: list[Callable[[], Any]] = []
         self.undo: list[Callable[[], Any]] = []
         self.messages: list[tuple[int, int, outbox.Message]] = []
 
     def wait(self) -> asyncio.Future[None]:
-        """A future for the end of the commit: raises Conflict, or Unavailable."""
+        """A future for the end of the commit: raises Conflict, Refused, or Unavailable."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiters.append(future)
         return future
 
     async def is_written(self) -> bool:
-        """Wait for the end of the commit; False for a conflict. Raises Unavailable."""
+        """For who has no part in it: wait for the end of the commit; whether it was written.
+
+        Raises Unavailable.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.onlookers.append(future)
         try:
-            await self.wait()
-        except Conflict:
+            await future
+        except (Conflict, Refused):
             return False
         return True
+
+    def end(self, failure: RPCError | Conflict | None = None) -> None:
+        """Answer all who wait; without a failure the unit is written."""
+        _answer(self.onlookers, failure)
+        if isinstance(failure, Refused) and len(self.waiters) > 1:  # each will be told when alone
+            failure = Unavailable(f"{failure.message} (or another call's at the same time)")
+        _answer(self.waiters, failure)
 
     @property
     def handed_out(self) -> list[HandedOut]:
         """The tasks that were started for workers, who get them after the commit."""
         return [task for write in self.writes.values() for task in write.handed_out]
 
+    @property
+    def size_bytes(self) -> int:
+        """About how much is to be written."""
+        return sum([write.size_bytes for write in self.writes.values()])
+
+    @property
+    def workflow_ids(self) -> str:
+        """Of the runs, for the log."""
+        return ", ".join(write.entry.run.info.workflow_id for write in self.writes.values())
+
     def encode(self, node: int) -> list[Write]:
         """The writes, as of now; `node` is this node's number."""
         return [write.encode(node) for write in self.writes.values()]
+
+
+def _answer(futures: Iterable[asyncio.Future[None]], failure: RPCError | Conflict | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if failure is None:
+            future.set_result(None)
+        else:
+            future.set_exception(failure)
+            future.exception()  # a caller that is gone need not fetch it
 
 
 def _in_flight(run: Execution, node: int) -> InFlight:

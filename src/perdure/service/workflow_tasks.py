@@ -78,6 +78,8 @@ class WorkflowTaskRPCs:
         token = tokens.decode(request.task_token, tokens.WORKFLOW)
         if request.namespace:
             node.namespaces.get(request.namespace)
+        sticky = request.sticky_attributes.worker_task_queue.name
+        validation.bounded(sticky, "StickyAttributes.WorkerTaskQueue", node.settings)
         if token.node and node.neighbours is not None:
             answer: RespondWorkflowTaskCompletedResponse | None = await node.neighbours.ask_holder(
                 token.node, "respond_workflow_task_completed", request

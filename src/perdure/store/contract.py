@@ -189,6 +189,15 @@ class StoreUnavailable(StoreError):
     """The database cannot be written or reached now (disk full, read-only, locked, lost)."""
 
 
+class StoreRefused(StoreError):
+    """The database can never hold what it was given: a text with a NUL, more than an index takes.
+
+    It is `refused`, and would be again. In a commit of several units one of them is at fault.
+    """
+
+    refused = True
+
+
 class StoreHeld(StoreError):
     """Another process has this embedded database open; the message says which."""
 
@@ -232,7 +241,8 @@ class Store(Protocol):
         stored one, a second open run of one workflow id, a new run that follows another one than
         `find` gives, or a task row to drop that is gone.
         Raises StoreUnavailable with nothing written, or (a lost answer) with everything written, or
-        with everything to be written a while later: `settle` makes an end of that.
+        with everything to be written a while later: `settle` makes an end of that. Raises
+        StoreRefused, with nothing written, when a unit holds what the database cannot.
         """
 
     async def settle(self, units: Sequence[Unit]) -> list[int]:

@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from harness import Harness, activity_command, start_request
+from google.protobuf.field_mask_pb2 import FieldMask
+from harness import Harness, activity_command, execution, start_request
+from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import Payload
 from temporalio.api.filter.v1 import WorkflowExecutionFilter, WorkflowTypeFilter
 from temporalio.api.workflowservice.v1 import (
@@ -16,11 +18,13 @@ from temporalio.api.workflowservice.v1 import (
     ListWorkflowExecutionsRequest,
     RegisterNamespaceRequest,
     StartWorkflowExecutionRequest,
+    UpdateActivityOptionsRequest,
 )
 
 from perdure.api.errors import InvalidArgument
 
 KEYWORD = b"Keyword"
+WIDE = "\u4e00" * 950  # within the limit by characters, and not by bytes
 
 
 def with_attribute(data: bytes) -> StartWorkflowExecutionRequest:
@@ -87,13 +91,56 @@ async def test_a_nul_in_what_the_older_lists_look_for(
         )
 
 
-async def test_a_nul_in_a_command_fails_its_task(node: Harness) -> None:
-    await node.start()
+def bad_name(field: str, name: str) -> Command:
     command = activity_command("1")
-    command.schedule_activity_task_command_attributes.task_queue.name = "a\0b"
-    with pytest.raises(InvalidArgument, match="contains a NUL character"):
-        await node.complete(await node.take(), command)
+    getattr(command.schedule_activity_task_command_attributes, field).name = name
+    return command
+
+
+@pytest.mark.parametrize("field", ["task_queue", "activity_type"])
+@pytest.mark.parametrize(
+    ("name", "why"), [("a\0b", "contains a NUL character"), (WIDE, "exceeds length limit")]
+)
+async def test_a_bad_name_in_a_command_fails_its_task(
+    node: Harness, field: str, name: str, why: str
+) -> None:
+    await node.start()
+    with pytest.raises(InvalidArgument, match=why):
+        await node.complete(await node.take(), bad_name(field, name))
     assert "WorkflowTaskFailed" in await node.events()
+
+
+@pytest.mark.parametrize("name", ["a\0b", WIDE])
+async def test_a_bad_name_of_a_sticky_queue(node: Harness, name: str) -> None:
+    await node.start()
+    task = await node.take()
+    with pytest.raises(InvalidArgument, match="WorkerTaskQueue"):
+        await node.complete(task, sticky=name)
+    await node.complete(task, sticky="good")
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "why"),
+    [
+        ("task_queue.name", "a\0b", "TaskQueue contains a NUL character"),
+        ("task_queue.name", WIDE, "TaskQueue exceeds length limit"),
+        ("priority.fairness_key", "a\0b", "fairness key must not contain a NUL character"),
+        ("priority.fairness_key", WIDE, "fairness key length exceeds limit"),
+    ],
+)
+async def test_a_bad_name_in_the_options_of_an_activity(
+    node: Harness, field: str, name: str, why: str
+) -> None:
+    await node.start()
+    await node.complete(await node.take(), activity_command("1"))
+    request = UpdateActivityOptionsRequest(
+        namespace="default", execution=execution(), id="1", update_mask=FieldMask(paths=[field])
+    )
+    part, _, attribute = field.partition(".")
+    setattr(getattr(request.activity_options, part), attribute, name)
+    with pytest.raises(InvalidArgument, match=why):
+        await node.service.update_activity_options(request)
+    await node.finish_activity(await node.take_activity())
 
 
 @pytest.mark.parametrize("run_id", ["", "\0" * 8 + "-1234-1234-1234-123456789012"])

@@ -51,6 +51,13 @@ def cancel_activity(scheduled_event_id: int) -> Command:
     return made
 
 
+def continuing(workflow_type: str, queue: str) -> Command:
+    made = command("CONTINUE_AS_NEW_WORKFLOW_EXECUTION")
+    attributes = made.continue_as_new_workflow_execution_command_attributes
+    attributes.workflow_type.name, attributes.task_queue.name = workflow_type, queue
+    return made
+
+
 def marker(name: str) -> Command:
     made = command("RECORD_MARKER")
     made.record_marker_command_attributes.marker_name = name
@@ -65,7 +72,17 @@ BAD: list[tuple[str, list[Command]]] = [
      [scheduling(lambda a: a.ClearField("start_to_close_timeout"))]),
     ("BAD_SCHEDULE_ACTIVITY_ATTRIBUTES",
      [scheduling(lambda a: a.heartbeat_timeout.FromSeconds(-1))]),
-    ("BAD_SCHEDULE_ACTIVITY_ATTRIBUTES", [activity("x" * 1_001)]),
+    *(
+        ("BAD_SCHEDULE_ACTIVITY_ATTRIBUTES", [scheduling(change)])
+        for name in ("x" * 1_001, "\u4e00" * 334, "a\0b")
+        for change in (
+            lambda a, name=name: setattr(a, "activity_id", name),
+            lambda a, name=name: setattr(a.activity_type, "name", name),
+            lambda a, name=name: setattr(a.task_queue, "name", name),
+        )
+    ),
+    ("BAD_CONTINUE_AS_NEW_ATTRIBUTES", [continuing("\u4e00" * 334, "queue")]),
+    ("BAD_CONTINUE_AS_NEW_ATTRIBUTES", [continuing("flow", "\u4e00" * 334)]),
     ("BAD_SCHEDULE_ACTIVITY_ATTRIBUTES",
      [scheduling(lambda a: setattr(a.input.payloads[0], "data", b"x" * 2_100_000))]),
     ("BAD_SCHEDULE_ACTIVITY_ATTRIBUTES",
@@ -95,6 +112,13 @@ def with_limits(play: Play, limits: Limits, *answer: Command) -> CompletedTask:
     play.do(operation)
     assert isinstance(play.result, CompletedTask)
     return play.result
+
+
+def test_names_may_be_as_long_as_the_limit_says() -> None:
+    play = Play()
+    play.take()
+    play.answer(activity("x" * 1_000), scheduling(lambda a: setattr(a, "activity_id", "é" * 500)))
+    assert play.types[3:] == ["WORKFLOW_TASK_COMPLETED", *["ACTIVITY_TASK_SCHEDULED"] * 2]
 
 
 @pytest.mark.parametrize(("cause", "answer"), BAD)

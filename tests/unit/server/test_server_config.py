@@ -68,6 +68,7 @@ def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
         ("limit.maxIDLength = '7'", "limit.maxIDLength: a whole number, got '7'"),
         ("limit.maxIDLength = true", "limit.maxIDLength: a whole number, got True"),
         ("limit.maxIDLength = 0", "limit.maxIDLength: 0 is not between 1 and"),
+        ("limit.maxIDLength = 1001", "limit.maxIDLength: 1001 is not between 1 and 1000$"),
         ("limit.blobSize.error = -1", "-1 is not between 1 and"),
         ("limit.blobSize.error = 1e6", "a number of bytes, got 1000000.0"),
         ("matching.longPollExpirationInterval = '5 minutes'", 'a duration such as "90s"'),

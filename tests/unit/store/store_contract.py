@@ -25,6 +25,7 @@ from perdure.store.contract import (
     Record,
     Store,
     StoreError,
+    StoreRefused,
     StoreUndelivered,
     TaskRow,
     Write,
@@ -352,6 +353,23 @@ class StoreContract:
         units = [[step(key, 2, drop_tasks=[key + 2])], [step(key, 3, drop_tasks=[key + 2])]]
         assert await store.commit(units) == [1]
         assert await store.tasks("default", "orders", 1, START, 9) == []
+
+    @pytest.mark.parametrize("alone", [True, False])
+    async def test_what_can_never_be_held_is_refused_and_nothing_written(
+        self, store: Store, alone: bool
+    ) -> None:
+        key = await store.allocate(4)
+        await store.commit([[start(key)], [start(key + 1)]])
+        good = [[step(key, 1)], [start(key + 2)]]
+        for bad in (
+            start(key + 3, history_length=1 << 63),
+            step(key + 1, 1, wake_at_ns=1 << 63, wake_changed=True),
+        ):
+            with pytest.raises(StoreRefused) as refused:
+                await store.commit([[bad]] if alone else [*good, [bad]])
+            assert refused.value.refused
+        assert await store.load(key + 2) is await store.load(key + 3) is None
+        assert await store.commit([*good, [step(key + 1, 1)]]) == []
 
     async def test_concurrent_commits_all_arrive(self, store: Store) -> None:
         key = await store.allocate(30)

@@ -6,10 +6,12 @@ import asyncio
 
 import asyncpg
 import pytest
+from store_contract import start
 
 from perdure.store.contract import StoreError, StoreTooNew, StoreUnavailable
 from perdure.store.postgres import PostgresStore, schema
 from perdure.store.postgres.schema import MIGRATIONS
+from postgres import PostgresServer
 
 
 async def test_of_many_nodes_that_start_at_once_one_migrates(postgres_dsn: str) -> None:
@@ -119,3 +121,38 @@ async def test_a_migration_lets_others_pass_when_it_cannot_lock_a_table(
     await opening
     for each in (other, connection, store):
         await each.close()
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+async def test_transactions_must_be_read_committed(postgres_dsn: str, isolation: str) -> None:
+    connection = await asyncpg.connect(postgres_dsn)
+    database = await connection.fetchval("SELECT current_database()")
+    setting = "default_transaction_isolation"
+    await connection.execute(f"ALTER DATABASE {database} SET {setting} = '{isolation}'")
+    with pytest.raises(StoreError, match=f"{isolation} by default.*ALTER ROLE.*{setting}=read%20"):
+        await PostgresStore(postgres_dsn).open()
+    assert not await connection.fetch("SELECT FROM pg_namespace WHERE nspname = 'perdure'")
+    stores = [PostgresStore(f"{postgres_dsn}&{setting}=read%20committed") for _ in range(3)]
+    await asyncio.gather(*(store.open() for store in stores))
+    for store in stores:
+        assert await store._read(f"SHOW {setting}") == [("read committed",)]
+        await store.close()
+    await connection.close()
+
+
+async def test_a_schema_that_is_there_needs_no_right_to_make_one(
+    postgres_server: PostgresServer, postgres_dsn: str
+) -> None:
+    connection = await asyncpg.connect(postgres_dsn)
+    database = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"CREATE ROLE {database} LOGIN")
+    dsn = postgres_server.dsn(database, database)
+    with pytest.raises(StoreError, match="CREATE on the database, or to own the schema"):
+        await PostgresStore(dsn).open()
+    await connection.execute(f"CREATE SCHEMA perdure AUTHORIZATION {database}")
+    store = PostgresStore(dsn)
+    await store.open()
+    assert await store.commit([[start(1)]]) == []
+    await store.close()
+    await connection.execute(f"DROP OWNED BY {database}; DROP ROLE {database}")
+    await connection.close()

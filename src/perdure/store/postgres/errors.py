@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from perdure.store.contract import StoreError, StoreUnavailable
+from perdure.store.contract import StoreError, StoreRefused, StoreUnavailable
 
 UNREACHABLE = (
     OSError,
@@ -24,7 +24,8 @@ _REMEDIES = {
     "28P01": "the password is wrong: check the connection string",
     "28000": "the server does not let this user in: check the user and pg_hba.conf",
     "3D000": "there is no such database: create it (createdb) or name another",
-    "42501": "the user may not do that: it needs CREATE on the database, or its tables",
+    "42501": "the user may not do that: it needs CREATE on the database, or to own the schema "
+    "perdure, and its tables",
     "53300": "the server has no connection left: raise max_connections, or put PgBouncer before it",
     "53100": "the database server's disk is full",
     "53200": "the database server is out of memory",
@@ -42,7 +43,9 @@ _REMEDIES = {
     "42P05": "a prepared statement is there twice: behind PgBouncer in transaction mode, use "
     "PgBouncer 1.21 or newer with max_prepared_statements, or add ?statement_cache_size=0",
 }
-_PERMANENT = ("28", "3D", "42", "22", "0A")
+_PERMANENT = ("28", "3D", "42", "0A")
+_OF_DATA = ("22", "54")  # no text, no number, out of range; more than an index row or a value takes
+_LOST_A_RACE = "22012"  # a division by zero: how a commit says that versions do not match
 
 
 _TIMEOUT = (
@@ -53,14 +56,17 @@ _TIMEOUT = (
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
-    """Raise StoreUnavailable, or StoreError, for what the driver raises; `name` is the database."""
+    """Raise a StoreError for what the driver raises; `name` is the database.
+
+    StoreRefused for what is wrong with the data, StoreUnavailable for what may be over later.
+    """
     try:
         yield
     except asyncpg.PostgresError as error:
         raise _explain(error, name) from error
     except asyncpg.InterfaceError as error:
         if isinstance(error, ValueError):  # a parameter that no type fits: not the connection
-            raise StoreError(f"{name}: {error}") from error
+            raise StoreRefused(f"{name}: {error}") from error
         raise StoreUnavailable(f"{name} cannot be reached: {error}") from error
     except TimeoutError as error:
         raise StoreUnavailable(f"{name}: {_TIMEOUT}") from error
@@ -72,7 +78,7 @@ def explained(name: str) -> Iterator[None]:
 def _explain(error: asyncpg.PostgresError, name: str) -> StoreError:
     explained = _in_words(error, name)
     # After a FATAL one the server is gone, perhaps after it had written.
-    explained.refused = getattr(error, "severity_en", "") == "ERROR"
+    explained.refused |= getattr(error, "severity_en", "") == "ERROR"
     return explained
 
 
@@ -81,6 +87,8 @@ def _in_words(error: asyncpg.PostgresError, name: str) -> StoreError:
     remedy = _REMEDIES.get(code)
     why = str(error).partition("\n")[0]  # the driver may add advice for programmers
     text = f"{name}: {remedy} ({why})" if remedy else f"{name}: {why}"
-    if code.startswith(_PERMANENT) and code not in ("26000",):
+    if code.startswith(_OF_DATA) and code != _LOST_A_RACE:
+        return StoreRefused(text)
+    if code.startswith(_PERMANENT):
         return StoreError(text)
     return StoreUnavailable(text)

@@ -33,6 +33,8 @@ SELECT EXISTS (
 )
 """
 
+_HAS_SCHEMA: Final = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'perdure')"
+
 MIGRATIONS: Final = load(__package__)
 
 
@@ -95,7 +97,9 @@ async def _migrate(connection: Any, name: str) -> None:
         found = await version(connection)  # another node may have been faster
         found.check(name)
         if found.number == 0:
-            await connection.execute("CREATE SCHEMA IF NOT EXISTS perdure")
+            # "IF NOT EXISTS" would need the right to create one even where it is there.
+            if not await connection.fetchval(_HAS_SCHEMA):
+                await connection.execute("CREATE SCHEMA perdure")
             await connection.execute(
                 "CREATE TABLE perdure.migrations ("
                 "number integer PRIMARY KEY, applied timestamptz NOT NULL DEFAULT now())"

@@ -96,6 +96,14 @@ class PostgresStore:
                 f"{self.name} is encoded in {encoding}; perdure needs UTF8: "
                 "createdb --encoding UTF8 --template template0"
             )
+        isolation = await connection.fetchval("SHOW default_transaction_isolation")
+        if isolation != "read committed":
+            raise StoreError(
+                f"{self.name}: transactions are {isolation} by default, where nodes would be in "
+                "each other's way; perdure needs read committed: ALTER ROLE ... SET "
+                "default_transaction_isolation = 'read committed', or add "
+                "?default_transaction_isolation=read%20committed to the connection string"
+            )
 
     async def close(self) -> None:
         """Finish what is under way, and disconnect."""

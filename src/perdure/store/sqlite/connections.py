@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import quote
 
-from perdure.store.contract import StoreError, StoreUnavailable
+from perdure.store.contract import StoreError, StoreRefused, StoreUnavailable
 
 CACHE_KIB = 65_536
 BUSY_MS = 5_000  # only readers of other processes could make us wait, and those do not block
@@ -65,9 +65,15 @@ def _prepare(connection: sqlite3.Connection, writable: bool) -> None:
         connection.execute("PRAGMA query_only = 1")
 
 
-def explain(error: sqlite3.Error, path: str) -> StoreError:
-    """What a database error means for the user."""
+UNFIT = (OverflowError, UnicodeError)
+"""What the driver raises for a number or a text that SQLite has no place for."""
+
+
+def explain(error: Exception, path: str) -> StoreError:
+    """What a database error, or one of UNFIT, means for the user."""
     code = getattr(error, "sqlite_errorname", "") or ""
+    if isinstance(error, UNFIT) or code.startswith("SQLITE_TOOBIG"):
+        return StoreRefused(f"{path}: {error}")
     if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return StoreError(f"{path} is not a usable database: {error}")
     if code.startswith("SQLITE_FULL"):

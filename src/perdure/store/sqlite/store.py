@@ -47,7 +47,7 @@ from perdure.store.folding import ITEM_BITS, MAX_ITEM_ID
 from perdure.store.query import Custom, Query
 from perdure.store.sqlite import reads, schema
 from perdure.store.sqlite.batch import write_batch
-from perdure.store.sqlite.connections import MEMORY, connect, explain
+from perdure.store.sqlite.connections import MEMORY, UNFIT, connect, explain
 from perdure.store.sqlite.hold import Hold
 from perdure.store.sqlite.statements import STATEMENTS as SQL
 from perdure.store.sqlite.writer import Writer
@@ -237,7 +237,7 @@ class SqliteStore:
                     self._commit(db)
                 else:
                     await self._on_writer(self._writer, lambda: self._commit(db))
-            except sqlite3.Error as error:
+            except (sqlite3.Error, *UNFIT) as error:
                 raise explain(error, self.path) from error
             finally:
                 if db.in_transaction:
