@@ -28,6 +28,7 @@ from perdure.store.paging import position
 from perdure.store.query import And, Column, Compare, Order, Query
 
 if TYPE_CHECKING:
+    from perdure.service.namespaces import Namespace
     from perdure.service.node import Node
 
 log = logging.getLogger("perdure.service")
@@ -118,16 +119,20 @@ class Purger:
 
     def open(self) -> None:
         """Go on with what an earlier process did not finish."""
-        for namespace in self._node.namespaces.deleted():
-            self.start(namespace.name)
+        self.go_on()
         self.watch_retention()
 
-    def start(self, namespace: str) -> asyncio.Task[None]:
+    def go_on(self) -> None:
+        """Remove the runs of all deleted namespaces: nobody else may be about to."""
+        for namespace in self._node.namespaces.deleted():
+            self.start(namespace)
+
+    def start(self, namespace: Namespace) -> asyncio.Task[None]:
         """Remove a deleted namespace's runs; the task that does."""
-        task = self._tasks.get(namespace)
+        task = self._tasks.get(namespace.id)
         if task is None or task.done():
-            work = self._purge(Query(namespace, limit=_PAGE))
-            task = self._tasks[namespace] = asyncio.get_running_loop().create_task(work)
+            work = self._purge(Query(namespace.name, limit=_PAGE), namespace)
+            task = self._tasks[namespace.id] = asyncio.get_running_loop().create_task(work)
         return task
 
     async def close(self) -> None:
@@ -167,23 +172,24 @@ class Purger:
                 oldest = (Order(Column.CLOSE),)  # an index has them side by side
                 try:
                     over = Query(namespace.name, closed, oldest, limit=_PAGE)
-                    await self._purge(over, for_good=False)
+                    await self._purge(over)
                 except Exception:  # the other namespaces', and the next sweep, are none the worse
                     log.exception("runs of %s cannot be let go", namespace.name)
         self.watch_retention()
 
     # -- removing ----------------------------------------------------------------------------------
 
-    async def _purge(self, query: Query, *, for_good: bool = True) -> None:
-        """Remove all runs that a query selects, but those that never can be. Unless that is
-        `for_good`, those that have yet to tell others something are left for the next time."""
+    async def _purge(self, query: Query, deleted: Namespace | None = None) -> None:
+        """Remove all runs that a query selects, but those that never can be. Those that have yet to
+        tell others something are left for the next time, unless they are of a `deleted` namespace:
+        that is emptied, or until another is registered by its name."""
         removed = undelivered = 1
-        while removed or (undelivered and for_good):
-            removed, undelivered = await self._purge_once(query)
-            if undelivered and for_good:
+        while removed or (undelivered and deleted):
+            removed, undelivered = await self._purge_once(query, deleted)
+            if undelivered and deleted:
                 await self._pause()
 
-    async def _purge_once(self, query: Query) -> tuple[int, int]:
+    async def _purge_once(self, query: Query, deleted: Namespace | None) -> tuple[int, int]:
         """Page by page, and past runs that cannot be removed; how many were, and how many are not
         yet, as what they told others is not delivered."""
         node, removed, undelivered = self._node, 0, 0
@@ -191,6 +197,8 @@ class Purger:
             try:
                 with reading():
                     found = await node.store.list_runs(query)
+                    if deleted and found and not await node.namespaces.still_deleted(deleted):
+                        found = []  # the new namespace's may be among them
                 if not found:
                     return removed, undelivered
                 counts = await self._remove(found)

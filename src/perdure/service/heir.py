@@ -47,6 +47,7 @@ class Heir:
         gone, self._gone = self._gone, {}
         await self._insist(self._node.alarms.open)
         await self._insist(self._node.courier.reread)
+        self._empty_namespaces()
         living: frozenset[int] = frozenset()
         after: tuple[str, str] | None = FIRST_RUN
         while after is not None:
@@ -54,6 +55,12 @@ class Heir:
             after, living = page.last, page.living
         dead = {node for node, bury in gone.items() if bury}
         await self._insist(partial(self._sharing.bury, sorted(dead - living)))
+
+    def _empty_namespaces(self) -> None:
+        """Go on with the removal of runs of deleted namespaces; of several nodes one is enough."""
+        neighbours = self._node.neighbours
+        if neighbours is not None and neighbours.is_eldest:
+            self._node.purger.go_on()
 
     async def _take_back(self, after: tuple[str, str]) -> Orphans:
         """Offer again what workers of the dead held of a page of runs."""

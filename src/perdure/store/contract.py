@@ -308,5 +308,8 @@ class Store(Protocol):
     async def namespaces(self) -> list[NamespaceRow]:
         """All namespaces, by name."""
 
+    async def namespace(self, name: str) -> NamespaceRow | None:
+        """One namespace."""
+
     def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
         """(position, key, batch) of history in commit order after a position: a standby's feed."""

@@ -528,6 +528,8 @@ class StoreContract:
         assert not await store.put_namespace(NamespaceRow("b", "2", b"x"), b"never")
         assert await store.put_namespace(NamespaceRow("b", "2", b"changed"), b"two")
         assert (await store.namespaces())[1].body == b"changed"
+        assert await store.namespace("a") == rows[1]
+        assert await store.namespace("c") is None
 
     # ---- list and count ----
 

@@ -147,3 +147,6 @@ SELECT pg_notify('perdure', $5) FROM written;
 
 -- name: namespaces
 SELECT name, id, body FROM perdure.namespaces ORDER BY name;
+
+-- name: namespace
+SELECT name, id, body FROM perdure.namespaces WHERE name = $1;

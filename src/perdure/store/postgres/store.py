@@ -283,6 +283,11 @@ class PostgresStore:
         """All namespaces, by name."""
         return [NamespaceRow(*row) for row in await self._read(SQL["namespaces"])]
 
+    async def namespace(self, name: str) -> NamespaceRow | None:
+        """One namespace."""
+        rows = await self._read(SQL["namespace"], name)
+        return NamespaceRow(*rows[0]) if rows else None
+
     async def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
         """(position, key, batch) in commit order, at most `limit` of them."""
         while limit > 0:

@@ -151,3 +151,6 @@ ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body WHERE bo
 
 -- name: namespaces
 SELECT name, id, body FROM namespaces ORDER BY name;
+
+-- name: namespace
+SELECT name, id, body FROM namespaces WHERE name = ?;

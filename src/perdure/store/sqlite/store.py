@@ -385,6 +385,10 @@ class SqliteStore:
         """All namespaces, by name."""
         return self._read(reads.namespaces)
 
+    async def namespace(self, name: str) -> NamespaceRow | None:
+        """One namespace."""
+        return self._read(reads.namespace, name)
+
     async def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
         """(position, key, batch) in commit order, at most `limit` of them."""
         while limit > 0:
