@@ -27,7 +27,7 @@ from perdure.api.errors import (
 )
 from perdure.service.namespaces import DELETED
 from perdure.service.node import Node
-from perdure.store.contract import StoreUnavailable, StoreUndelivered
+from perdure.store.contract import Record, StoreUnavailable, StoreUndelivered
 from perdure.store.query import Query
 from perdure.store.sqlite import SqliteStore
 
@@ -283,6 +283,38 @@ async def test_retention_removes_runs_a_few_at_a_time(monkeypatch: pytest.Monkey
         await asyncio.sleep(26 * 3600)
         assert await store.list_runs(Query("n")) == []
         assert removed == [50, 50, 30]
+
+
+@virtual
+async def test_no_sweep_starts_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged() as stage:
+        await register(stage, "n")
+        store, list_runs = stage.node.store, stage.node.store.list_runs
+        under_way, most, go_on = 0, 0, asyncio.Event()
+
+        async def slow(query: Query) -> list[Record]:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await go_on.wait()
+                return await list_runs(query)
+            finally:
+                under_way -= 1
+
+        monkeypatch.setattr(store, "list_runs", slow)
+        await asyncio.sleep(2 * 3600)
+        assert under_way == 1
+        await register(stage, "m")  # while the first sweep goes on
+        await asyncio.sleep(3 * 3600)
+        assert most == 1
+        go_on.set()
+        await asyncio.sleep(2 * 3600)
+        go_on.clear()
+        await asyncio.sleep(2 * 3600)
+        assert under_way == 1, "there is a next one"
+    assert under_way == 0, "it ends with the node"
+    assert most == 1
 
 
 @virtual

@@ -115,7 +115,7 @@ class Purger:
         self._node = node
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sweep: asyncio.Task[None] | None = None
-        self._alarm: Alarm | None = None
+        self._alarm: Alarm | None = None  # of the next sweep, until that is over
 
     def open(self) -> None:
         """Go on with what an earlier process did not finish."""
@@ -156,12 +156,15 @@ class Purger:
             self._alarm = node.clock.call_at(due_ns, self._start_sweep)
 
     def _start_sweep(self) -> None:
-        self._alarm = None
         neighbours = self._node.neighbours
         if neighbours is None or neighbours.is_eldest:  # of several nodes one is enough
             self._sweep = asyncio.get_running_loop().create_task(self._sweep_all())
         else:
-            self.watch_retention()
+            self._await_next()
+
+    def _await_next(self) -> None:
+        self._alarm = None
+        self.watch_retention()
 
     async def _sweep_all(self) -> None:
         node = self._node
@@ -175,7 +178,7 @@ class Purger:
                     await self._purge(over)
                 except Exception:  # the other namespaces', and the next sweep, are none the worse
                     log.exception("runs of %s cannot be let go", namespace.name)
-        self.watch_retention()
+        self._await_next()
 
     # -- removing ----------------------------------------------------------------------------------
 
