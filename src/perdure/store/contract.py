@@ -299,6 +299,14 @@ class Store(Protocol):
         StoreUndelivered, with nothing changed, while any of them has messages.
         """
 
+    async def shorten(self, key: int, count: int) -> bool:
+        """Remove the first `count` batches of a run's history, if it has more than that.
+
+        False when it has not: a long history is removed like this, before the run is deleted, for
+        others' commits wait as long as one of these takes. The last batch always stays: whoever
+        reads what is left can tell by the gap. Raises StoreUndelivered as `delete` does.
+        """
+
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`.
 

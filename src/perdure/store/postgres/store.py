@@ -25,7 +25,7 @@ from perdure.store.contract import (
     Unit,
 )
 from perdure.store.postgres import connections, listing, reads, render, schema
-from perdure.store.postgres.batch import Written, delete_runs, write_batch
+from perdure.store.postgres.batch import Written, delete_runs, shorten_history, write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
@@ -142,6 +142,10 @@ class PostgresStore:
     async def delete(self, *keys: int) -> int:
         """Remove runs and everything of them but waiting tasks, which are stale by then."""
         return int(await self._write(delete_runs, keys))
+
+    async def shorten(self, key: int, count: int) -> bool:
+        """Remove the first batches of a long history; see Store.shorten."""
+        return bool(await self._write(shorten_history, key, count))
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`; tells the other nodes."""
