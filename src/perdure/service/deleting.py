@@ -2,13 +2,19 @@
 
 An open run is terminated first, and what that tells others (its parent, its children) is delivered
 before its rows go. If the process dies in between, the run is closed and the call is made again.
+
+Others' commits wait while something is removed, so it is never much at once: short runs go some at
+a time, the history of a long one goes piece by piece, from its beginning, before the run. One that
+is left half-way is still in lists and can be described and deleted, and who reads its history is
+told that it is being deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -36,7 +42,9 @@ log = logging.getLogger("perdure.service")
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
 _PAGE = 200
-_AT_ONCE: Final = 50  # runs removed in one transaction
+_RUNS_AT_ONCE: Final = 50  # removed in one transaction
+_WEIGHT_AT_ONCE: Final = 5_000  # … if they have no more events, or kilobytes of them, together
+_WEIGHT_MIN: Final = 50  # where the database is so slow that it cannot remove as much
 _LOOKS: Final = 20
 _LOOK_EVERY_NS: Final = 250 * MILLISECOND_NS
 
@@ -49,10 +57,13 @@ class Undelivered(Unavailable):
     """What a run told others is not delivered yet; it can be deleted afterwards."""
 
 
-async def delete_run(node: Node, key: int) -> bool:
-    """Remove a run; False when it is gone already. Raises Unavailable, Undelivered."""
+async def delete_run(node: Node, key: int, at_once: int = _WEIGHT_AT_ONCE) -> bool:
+    """Remove a run, so many events `at_once`; False when it is gone already.
+
+    Raises Unavailable, Undelivered.
+    """
     executions = node.executions
-    remove: Callable[[Node, int], Awaitable[int]] = _delete_stored
+    remove = _delete_stored
     try:
         entry = await executions.read(key)
         if entry.run.is_open:
@@ -61,11 +72,11 @@ async def delete_run(node: Node, key: int) -> bool:
         pass  # it closed by itself, or somebody else deletes it
     except DataLoss as error:
         log.warning("a run that cannot be read is removed: %s", error.message)
-        remove = _delete
+        remove = _delete_long
     for _ in range(_LOOKS):
         await node.courier.delivered(key)
         try:
-            return await remove(node, key) > 0
+            return await remove(node, key, at_once) > 0
         except StoreUndelivered:  # by another node, or one that died with them
             await sleep_until(node.clock, node.clock.now_ns() + _LOOK_EVERY_NS)
             await _reread(node)
@@ -82,23 +93,47 @@ async def _reread(node: Node) -> None:
 async def _delete(node: Node, *keys: int) -> int:
     """Remove closed runs; how many there were. Raises Unavailable, and StoreUndelivered."""
     _forget(node, keys)
-    try:
+    with _removing():
         found = await node.store.delete(*keys)
-    except StoreUndelivered:
-        raise
-    except StoreError as error:
-        raise Unavailable(f"The database cannot be written: {error}") from error
     _forget(node, keys)  # loaded again while the store worked
     return found
 
 
-async def _delete_stored(node: Node, key: int) -> int:
+async def _delete_long(node: Node, key: int, at_once: int) -> int:
+    """The same for a run whose history may be long."""
+    with _removing():
+        while await node.store.shorten(key, at_once):
+            pass
+    return await _delete(node, key)
+
+
+async def _delete_stored(node: Node, key: int, at_once: int) -> int:
     """The same for a run whose last changes may be on their way."""
     try:
-        await node.executions.read(key)
+        entry = await node.executions.read(key)
     except NotFound:
         return 0
+    events, size_bytes = entry.run.state.next_event_id - 1, entry.run.state.history_size_bytes
+    weight = _weight(events, size_bytes)
+    if weight > at_once:
+        return await _delete_long(node, key, max(events * at_once // weight, 1))
     return await _delete(node, key)
+
+
+@contextmanager
+def _removing() -> Iterator[None]:
+    """Turn a StoreError into Unavailable, but for StoreUndelivered."""
+    try:
+        yield
+    except StoreUndelivered:
+        raise
+    except StoreError as error:
+        raise Unavailable(f"The database cannot be written: {error}") from error
+
+
+def _weight(events: int, size_bytes: int) -> int:
+    """What it costs to remove a run with a history like that."""
+    return max(events, size_bytes // 1_000)
 
 
 def _forget(node: Node, keys: Iterable[int]) -> None:
@@ -108,6 +143,21 @@ def _forget(node: Node, keys: Iterable[int]) -> None:
             node.executions.drop(cached)
 
 
+def _groups(records: Iterable[Record], at_once: int) -> Iterator[list[int]]:
+    """The keys of runs that are removed together, of no more than a weight."""
+    group: list[int] = []
+    weight = 0
+    for record in records:
+        own = _weight(record.history_length, record.history_size_bytes)
+        if group and (len(group) == _RUNS_AT_ONCE or weight + own > at_once):
+            yield group
+            group, weight = [], 0
+        group.append(record.key)
+        weight += own
+    if group:
+        yield group
+
+
 class Purger:
     """Removes runs beside the calls: of deleted namespaces, and what retention lets go."""
 
@@ -115,6 +165,7 @@ class Purger:
         self._node = node
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sweep: asyncio.Task[None] | None = None
+        self._at_once = _WEIGHT_AT_ONCE
         self._alarm: Alarm | None = None  # of the next sweep, until that is over
 
     def open(self) -> None:
@@ -207,7 +258,9 @@ class Purger:
                 counts = await self._remove(found)
                 removed, undelivered = removed + counts[0], undelivered + counts[1]
                 query = msgspec.structs.replace(query, after=position(query, found[-1]))
+                self._at_once = min(2 * self._at_once, _WEIGHT_AT_ONCE)
             except Unavailable as error:
+                self._at_once = max(self._at_once // 2, _WEIGHT_MIN)  # it may have been too much
                 log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
                 await self._pause()
 
@@ -216,15 +269,18 @@ class Purger:
         await sleep_until(clock, clock.now_ns() + self._node.settings.retry_ns)
 
     async def _remove(self, found: list[Record]) -> tuple[int, int]:
-        """Remove a page of runs: closed ones together, some at a time, so that commits go on."""
-        done: list[int] = []
+        """Remove a page of runs: short ones that are closed together, some at a time."""
+        at_once = self._at_once
+        done: list[Record] = []
         others: list[int] = []
         for record in found:
-            is_done = record.close_ns and not self._is_at_work(record.key)
-            (done if is_done else others).append(record.key)
+            is_short = _weight(record.history_length, record.history_size_bytes) <= at_once
+            if record.close_ns and is_short and not self._is_at_work(record.key):
+                done.append(record)
+            else:
+                others.append(record.key)
         removed = undelivered = 0
-        for first in range(0, len(done), _AT_ONCE):
-            together = done[first : first + _AT_ONCE]
+        for together in _groups(done, at_once):
             try:
                 removed += await _delete(self._node, *together)
             except StoreUndelivered:
@@ -243,7 +299,7 @@ class Purger:
 
     async def _remove_one(self, key: int) -> bool:
         try:
-            return await delete_run(self._node, key)
+            return await delete_run(self._node, key, self._at_once)
         except Unavailable:
             raise
         except Exception:
