@@ -25,8 +25,9 @@ from perdure.api.errors import (
     NotFound,
     Unavailable,
 )
+from perdure.service.namespaces import DELETED
 from perdure.service.node import Node
-from perdure.store.contract import StoreUnavailable, StoreUndelivered
+from perdure.store.contract import Record, StoreUnavailable, StoreUndelivered
 from perdure.store.query import Query
 from perdure.store.sqlite import SqliteStore
 
@@ -186,6 +187,22 @@ async def test_a_deleted_namespace_is_gone_with_its_runs_only() -> None:
 
 
 @virtual
+async def test_a_namespace_that_another_node_deleted_is_emptied_before_its_name_is_given_away() -> (
+    None
+):
+    async with staged() as stage:
+        await register(stage, "n")
+        await start_in(stage, "n", "a")
+        node = stage.node
+        deleted = msgspec.structs.replace(node.namespaces.get("n"), state=int(DELETED))
+        assert await node.store.put_namespace(deleted.row(), node.namespaces.get("n").row().body)
+        del node.namespaces._all["n"], node.namespaces._stored["n"]  # it has heard of neither
+        await register(stage, "n")
+        assert node.namespaces.get("n").id != deleted.id
+        assert await node.store.list_runs(Query("n")) == []
+
+
+@virtual
 async def test_default_stays_and_unknown_ones_are_told() -> None:
     async with staged() as stage:
         with pytest.raises(InvalidArgument, match="default cannot be deleted"):
@@ -211,7 +228,7 @@ def test_a_deletion_goes_on_after_a_restart(
 
     async def after() -> None:
         node = await Node.open(SqliteStore(path))
-        await node.purger.start("n")
+        await node.purger.start(node.namespaces.deleted()[0])
         assert await node.store.list_runs(Query("n")) == []
         await node.close()
 
@@ -266,6 +283,38 @@ async def test_retention_removes_runs_a_few_at_a_time(monkeypatch: pytest.Monkey
         await asyncio.sleep(26 * 3600)
         assert await store.list_runs(Query("n")) == []
         assert removed == [50, 50, 30]
+
+
+@virtual
+async def test_no_sweep_starts_beside_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged() as stage:
+        await register(stage, "n")
+        store, list_runs = stage.node.store, stage.node.store.list_runs
+        under_way, most, go_on = 0, 0, asyncio.Event()
+
+        async def slow(query: Query) -> list[Record]:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            try:
+                await go_on.wait()
+                return await list_runs(query)
+            finally:
+                under_way -= 1
+
+        monkeypatch.setattr(store, "list_runs", slow)
+        await asyncio.sleep(2 * 3600)
+        assert under_way == 1
+        await register(stage, "m")  # while the first sweep goes on
+        await asyncio.sleep(3 * 3600)
+        assert most == 1
+        go_on.set()
+        await asyncio.sleep(2 * 3600)
+        go_on.clear()
+        await asyncio.sleep(2 * 3600)
+        assert under_way == 1, "there is a next one"
+    assert under_way == 0, "it ends with the node"
+    assert most == 1
 
 
 @virtual
@@ -329,7 +378,7 @@ async def test_a_run_that_cannot_be_read_is_removed_like_others(
 
         monkeypatch.setattr(stage.node.store, "load", spoiled)
         await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="n"))
-        await stage.node.purger.start("n")
+        await stage.node.purger.start(stage.node.namespaces.deleted()[0])
         assert await stage.node.store.list_runs(Query("n")) == []
 
 
@@ -351,7 +400,7 @@ async def test_a_run_that_cannot_be_removed_keeps_no_other_from_it(
 
         monkeypatch.setattr(stage.node.executions, "transact", failing)
         await stage.api.delete_namespace(DeleteNamespaceRequest(namespace="n"))
-        await stage.node.purger.start("n")
+        await stage.node.purger.start(stage.node.namespaces.deleted()[0])
         [left] = await stage.node.store.list_runs(Query("n"))
         assert left.workflow_id == "bad"
 

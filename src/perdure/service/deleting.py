@@ -2,13 +2,19 @@
 
 An open run is terminated first, and what that tells others (its parent, its children) is delivered
 before its rows go. If the process dies in between, the run is closed and the call is made again.
+
+Others' commits wait while something is removed, so it is never much at once: short runs go some at
+a time, the history of a long one goes piece by piece, from its beginning, before the run. One that
+is left half-way is still in lists and can be described and deleted, and who reads its history is
+told that it is being deleted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -28,6 +34,7 @@ from perdure.store.paging import position
 from perdure.store.query import And, Column, Compare, Order, Query
 
 if TYPE_CHECKING:
+    from perdure.service.namespaces import Namespace
     from perdure.service.node import Node
 
 log = logging.getLogger("perdure.service")
@@ -35,7 +42,9 @@ log = logging.getLogger("perdure.service")
 REASON = "Delete workflow execution"
 IDENTITY = "history-service"
 _PAGE = 200
-_AT_ONCE: Final = 50  # runs removed in one transaction
+_RUNS_AT_ONCE: Final = 50  # removed in one transaction
+_WEIGHT_AT_ONCE: Final = 2_000  # … if they have no more events, or kilobytes of them, together
+_WEIGHT_MIN: Final = 50  # where the database is so slow that it cannot remove as much
 _LOOKS: Final = 20
 _LOOK_EVERY_NS: Final = 250 * MILLISECOND_NS
 
@@ -48,10 +57,13 @@ class Undelivered(Unavailable):
     """What a run told others is not delivered yet; it can be deleted afterwards."""
 
 
-async def delete_run(node: Node, key: int) -> bool:
-    """Remove a run; False when it is gone already. Raises Unavailable, Undelivered."""
+async def delete_run(node: Node, key: int, at_once: int = _WEIGHT_AT_ONCE) -> bool:
+    """Remove a run, so many events `at_once`; False when it is gone already.
+
+    Raises Unavailable, Undelivered.
+    """
     executions = node.executions
-    remove: Callable[[Node, int], Awaitable[int]] = _delete_stored
+    remove = _delete_stored
     try:
         entry = await executions.read(key)
         if entry.run.is_open:
@@ -60,11 +72,11 @@ async def delete_run(node: Node, key: int) -> bool:
         pass  # it closed by itself, or somebody else deletes it
     except DataLoss as error:
         log.warning("a run that cannot be read is removed: %s", error.message)
-        remove = _delete
+        remove = _delete_long
     for _ in range(_LOOKS):
         await node.courier.delivered(key)
         try:
-            return await remove(node, key) > 0
+            return await remove(node, key, at_once) > 0
         except StoreUndelivered:  # by another node, or one that died with them
             await sleep_until(node.clock, node.clock.now_ns() + _LOOK_EVERY_NS)
             await _reread(node)
@@ -81,23 +93,47 @@ async def _reread(node: Node) -> None:
 async def _delete(node: Node, *keys: int) -> int:
     """Remove closed runs; how many there were. Raises Unavailable, and StoreUndelivered."""
     _forget(node, keys)
-    try:
+    with _removing():
         found = await node.store.delete(*keys)
-    except StoreUndelivered:
-        raise
-    except StoreError as error:
-        raise Unavailable(f"The database cannot be written: {error}") from error
     _forget(node, keys)  # loaded again while the store worked
     return found
 
 
-async def _delete_stored(node: Node, key: int) -> int:
+async def _delete_long(node: Node, key: int, at_once: int) -> int:
+    """The same for a run whose history may be long."""
+    with _removing():
+        while await node.store.shorten(key, at_once):
+            pass
+    return await _delete(node, key)
+
+
+async def _delete_stored(node: Node, key: int, at_once: int) -> int:
     """The same for a run whose last changes may be on their way."""
     try:
-        await node.executions.read(key)
+        entry = await node.executions.read(key)
     except NotFound:
         return 0
+    events, size_bytes = entry.run.state.next_event_id - 1, entry.run.state.history_size_bytes
+    weight = _weight(events, size_bytes)
+    if weight > at_once:
+        return await _delete_long(node, key, max(events * at_once // weight, 1))
     return await _delete(node, key)
+
+
+@contextmanager
+def _removing() -> Iterator[None]:
+    """Turn a StoreError into Unavailable, but for StoreUndelivered."""
+    try:
+        yield
+    except StoreUndelivered:
+        raise
+    except StoreError as error:
+        raise Unavailable(f"The database cannot be written: {error}") from error
+
+
+def _weight(events: int, size_bytes: int) -> int:
+    """What it costs to remove a run with a history like that."""
+    return max(events, size_bytes // 1_000)
 
 
 def _forget(node: Node, keys: Iterable[int]) -> None:
@@ -107,6 +143,21 @@ def _forget(node: Node, keys: Iterable[int]) -> None:
             node.executions.drop(cached)
 
 
+def _groups(records: Iterable[Record], at_once: int) -> Iterator[list[int]]:
+    """The keys of runs that are removed together, of no more than a weight."""
+    group: list[int] = []
+    weight = 0
+    for record in records:
+        own = _weight(record.history_length, record.history_size_bytes)
+        if group and (len(group) == _RUNS_AT_ONCE or weight + own > at_once):
+            yield group
+            group, weight = [], 0
+        group.append(record.key)
+        weight += own
+    if group:
+        yield group
+
+
 class Purger:
     """Removes runs beside the calls: of deleted namespaces, and what retention lets go."""
 
@@ -114,20 +165,25 @@ class Purger:
         self._node = node
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sweep: asyncio.Task[None] | None = None
-        self._alarm: Alarm | None = None
+        self._at_once = _WEIGHT_AT_ONCE
+        self._alarm: Alarm | None = None  # of the next sweep, until that is over
 
     def open(self) -> None:
         """Go on with what an earlier process did not finish."""
-        for namespace in self._node.namespaces.deleted():
-            self.start(namespace.name)
+        self.go_on()
         self.watch_retention()
 
-    def start(self, namespace: str) -> asyncio.Task[None]:
+    def go_on(self) -> None:
+        """Remove the runs of all deleted namespaces: nobody else may be about to."""
+        for namespace in self._node.namespaces.deleted():
+            self.start(namespace)
+
+    def start(self, namespace: Namespace) -> asyncio.Task[None]:
         """Remove a deleted namespace's runs; the task that does."""
-        task = self._tasks.get(namespace)
+        task = self._tasks.get(namespace.id)
         if task is None or task.done():
-            work = self._purge(Query(namespace, limit=_PAGE))
-            task = self._tasks[namespace] = asyncio.get_running_loop().create_task(work)
+            work = self._purge(Query(namespace.name, limit=_PAGE), namespace)
+            task = self._tasks[namespace.id] = asyncio.get_running_loop().create_task(work)
         return task
 
     async def close(self) -> None:
@@ -151,12 +207,15 @@ class Purger:
             self._alarm = node.clock.call_at(due_ns, self._start_sweep)
 
     def _start_sweep(self) -> None:
-        self._alarm = None
         neighbours = self._node.neighbours
         if neighbours is None or neighbours.is_eldest:  # of several nodes one is enough
             self._sweep = asyncio.get_running_loop().create_task(self._sweep_all())
         else:
-            self.watch_retention()
+            self._await_next()
+
+    def _await_next(self) -> None:
+        self._alarm = None
+        self.watch_retention()
 
     async def _sweep_all(self) -> None:
         node = self._node
@@ -167,23 +226,24 @@ class Purger:
                 oldest = (Order(Column.CLOSE),)  # an index has them side by side
                 try:
                     over = Query(namespace.name, closed, oldest, limit=_PAGE)
-                    await self._purge(over, for_good=False)
+                    await self._purge(over)
                 except Exception:  # the other namespaces', and the next sweep, are none the worse
                     log.exception("runs of %s cannot be let go", namespace.name)
-        self.watch_retention()
+        self._await_next()
 
     # -- removing ----------------------------------------------------------------------------------
 
-    async def _purge(self, query: Query, *, for_good: bool = True) -> None:
-        """Remove all runs that a query selects, but those that never can be. Unless that is
-        `for_good`, those that have yet to tell others something are left for the next time."""
+    async def _purge(self, query: Query, deleted: Namespace | None = None) -> None:
+        """Remove all runs that a query selects, but those that never can be. Those that have yet to
+        tell others something are left for the next time, unless they are of a `deleted` namespace:
+        that is emptied, or until another is registered by its name."""
         removed = undelivered = 1
-        while removed or (undelivered and for_good):
-            removed, undelivered = await self._purge_once(query)
-            if undelivered and for_good:
+        while removed or (undelivered and deleted):
+            removed, undelivered = await self._purge_once(query, deleted)
+            if undelivered and deleted:
                 await self._pause()
 
-    async def _purge_once(self, query: Query) -> tuple[int, int]:
+    async def _purge_once(self, query: Query, deleted: Namespace | None) -> tuple[int, int]:
         """Page by page, and past runs that cannot be removed; how many were, and how many are not
         yet, as what they told others is not delivered."""
         node, removed, undelivered = self._node, 0, 0
@@ -191,12 +251,16 @@ class Purger:
             try:
                 with reading():
                     found = await node.store.list_runs(query)
+                    if deleted and found and not await node.namespaces.still_deleted(deleted):
+                        found = []  # the new namespace's may be among them
                 if not found:
                     return removed, undelivered
                 counts = await self._remove(found)
                 removed, undelivered = removed + counts[0], undelivered + counts[1]
                 query = msgspec.structs.replace(query, after=position(query, found[-1]))
+                self._at_once = min(2 * self._at_once, _WEIGHT_AT_ONCE)
             except Unavailable as error:
+                self._at_once = max(self._at_once // 2, _WEIGHT_MIN)  # it may have been too much
                 log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
                 await self._pause()
 
@@ -205,15 +269,18 @@ class Purger:
         await sleep_until(clock, clock.now_ns() + self._node.settings.retry_ns)
 
     async def _remove(self, found: list[Record]) -> tuple[int, int]:
-        """Remove a page of runs: closed ones together, some at a time, so that commits go on."""
-        done: list[int] = []
+        """Remove a page of runs: short ones that are closed together, some at a time."""
+        at_once = self._at_once
+        done: list[Record] = []
         others: list[int] = []
         for record in found:
-            is_done = record.close_ns and not self._is_at_work(record.key)
-            (done if is_done else others).append(record.key)
+            is_short = _weight(record.history_length, record.history_size_bytes) <= at_once
+            if record.close_ns and is_short and not self._is_at_work(record.key):
+                done.append(record)
+            else:
+                others.append(record.key)
         removed = undelivered = 0
-        for first in range(0, len(done), _AT_ONCE):
-            together = done[first : first + _AT_ONCE]
+        for together in _groups(done, at_once):
             try:
                 removed += await _delete(self._node, *together)
             except StoreUndelivered:
@@ -232,7 +299,7 @@ class Purger:
 
     async def _remove_one(self, key: int) -> bool:
         try:
-            return await delete_run(self._node, key)
+            return await delete_run(self._node, key, self._at_once)
         except Unavailable:
             raise
         except Exception:

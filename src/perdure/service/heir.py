@@ -83,10 +83,16 @@ class Heir:
         died, self._died = self._died, set()
         await self._insist(self._node.alarms.open)
         await self._insist(self._node.courier.reread)
+        self._empty_namespaces()
         after: tuple[str, str] | None = FIRST_RUN
         while after is not None:
             after = await self._insist(partial(self._take_back, after))
         await self._insist(partial(self._sharing.bury, sorted(died)))
+
+    def _empty_namespaces(self) -> None:
+        """Go on with the removal of runs of deleted namespaces; of several nodes one is enough."""
+        if self._is_eldest():
+            self._node.purger.go_on()
 
     async def _look_again(self) -> None:
         """Look whether more has come to light, at leisure; not when there is something to do."""

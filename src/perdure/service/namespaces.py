@@ -198,10 +198,19 @@ class Namespaces:
         """Those that are marked as deleted: their runs are being removed, or are gone."""
         return [n for n in self._all.values() if n.state == DELETED]
 
-    def was_deleted(self, name: str) -> bool:
-        """Whether a namespace of that name was deleted and not registered again."""
+    def find_deleted(self, name: str) -> Namespace | None:
+        """The namespace that had a name, if it was deleted and no other has the name by now."""
         found = self._all.get(name)
-        return found is not None and found.state == DELETED
+        return found if found is not None and found.state == DELETED else None
+
+    async def still_deleted(self, namespace: Namespace) -> bool:
+        """Whether nobody, at any node, has registered the name of a deleted one again.
+
+        Then every run that was read under that name before is the deleted one's. Raises
+        StoreError.
+        """
+        row = await self._store.namespace(namespace.name)
+        return row is not None and row.id == namespace.id and _decode(row.body).state == DELETED
 
     # -- change ------------------------------------------------------------------------------------
 
@@ -245,16 +254,23 @@ class Namespaces:
             self._stored[row.name] = row.body
         return written
 
-    async def register(self, namespace: Namespace) -> None:
-        """Add a namespace; NamespaceAlreadyExists when the name is taken."""
+    async def register(self, namespace: Namespace, emptied: Namespace | None = None) -> bool:
+        """Add a namespace; NamespaceAlreadyExists when the name is taken.
+
+        A deleted one of that name makes way if it is the one that was `emptied`. False, with
+        nothing done, if it is not: its runs are to be removed first.
+        """
         async with self._writing:
             while True:
                 taken = self._all.get(namespace.name)
                 if taken is not None and taken.state != DELETED:
                     raise NamespaceAlreadyExists(f'Namespace "{namespace.name}" already exists')
+                if taken is not None and (emptied is None or taken.id != emptied.id):
+                    return False
                 if await self._put(namespace):
                     break
         await self.spread()
+        return True
 
     # -- search attributes -------------------------------------------------------------------------
 
@@ -439,21 +455,26 @@ class NamespaceRPCs:
     ) -> RegisterNamespaceResponse:
         """Add a namespace. A name that was deleted may be used again once its runs are gone."""
         _check_name(request.namespace, self.node.settings)
-        retention_ns = _retention_ns(request.workflow_execution_retention_period)
-        if self.node.namespaces.was_deleted(request.namespace):
-            await asyncio.shield(self.node.purger.start(request.namespace))
-        await self.node.namespaces.register(
-            Namespace(
-                name=request.namespace,
-                id=str(uuid.uuid4()),
-                description=request.description,
-                owner_email=request.owner_email,
-                data=dict(request.data),
-                retention_ns=retention_ns,
-            )
+        made = Namespace(
+            name=request.namespace,
+            id=str(uuid.uuid4()),
+            description=request.description,
+            owner_email=request.owner_email,
+            data=dict(request.data),
+            retention_ns=_retention_ns(request.workflow_execution_retention_period),
         )
+        deleted = self.node.namespaces.find_deleted(made.name)
+        while not await self._register(made, deleted):
+            deleted = self.node.namespaces.find_deleted(made.name)
         self.node.purger.watch_retention()
         return RegisterNamespaceResponse()
+
+    async def _register(self, made: Namespace, deleted: Namespace | None) -> bool:
+        """Remove the runs of a deleted namespace, then give its name to another one; False when it
+        turns out that the name was yet another's, which is deleted as well."""
+        if deleted is not None:
+            await asyncio.shield(self.node.purger.start(deleted))
+        return await self.node.namespaces.register(made, deleted)
 
     async def describe_namespace(
         self, request: DescribeNamespaceRequest

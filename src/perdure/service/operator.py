@@ -114,10 +114,10 @@ class OperatorRPCs:
         found = namespaces.find(request.namespace, request.namespace_id)
         if found.name == "default":
             raise InvalidArgument("The namespace default cannot be deleted.")
-        await namespaces.change(
+        deleted = await namespaces.change(
             found.name, lambda found: msgspec.structs.replace(found, state=int(DELETED))
         )
-        self.node.purger.start(found.name)
+        self.node.purger.start(deleted)
         return DeleteNamespaceResponse(deleted_namespace=found.name)
 
     async def list_clusters(self, request: ListClustersRequest) -> ListClustersResponse:

@@ -16,7 +16,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import History, HistoryEvent
 
 from perdure.api import wire
-from perdure.api.errors import InvalidArgument
+from perdure.api.errors import InvalidArgument, NotFound
 from perdure.store.contract import HistoryBatch, Store
 
 END = (1 << 62) - 1  # an event id after all others
@@ -135,12 +135,17 @@ def frames(events: bytes) -> Iterator[bytes]:
 def join(
     batches: Sequence[HistoryBatch], first: int, last: int, max_events: int, max_bytes: int
 ) -> Page:
-    """As many events as fit a page, at least one; `more` when some are left over."""
+    """As many events as fit a page, at least one; `more` when some are left over.
+
+    Raises NotFound: what comes first is gone, as the run is being deleted.
+    """
     parts: list[bytes] = []
     end, size_bytes = first - 1, 0
     for batch in batches:
         kept = trimmed(batch, end + 1, last)
-        assert kept.first_event_id == end + 1, "history has a gap"
+        if kept.first_event_id != end + 1:
+            assert not parts, "history has a gap"
+            raise _going()
         size_bytes += len(kept.events)
         if kept.last_event_id - first < max_events and size_bytes <= max_bytes:
             parts.append(kept.events)
@@ -158,10 +163,15 @@ def join(
     return Page(b"".join(parts), first, end, False)
 
 
+def _going() -> NotFound:
+    """A long history goes piece by piece, from its beginning, before the run itself."""
+    return NotFound("The workflow execution is being deleted, and its history is not whole.")
+
+
 async def read(
     store: Store, key: int, first: int, last: int, *, max_events: int, max_bytes: int
 ) -> Page:
-    """A page of committed history, from `first` on and not beyond `last`."""
+    """A page of committed history, from `first` on and not beyond `last`. Raises NotFound."""
     batches: list[HistoryBatch] = []
     start, size_bytes = first, 0
     while start <= last:
@@ -181,9 +191,14 @@ async def read(
 async def read_reverse(
     store: Store, key: int, first: int, last: int, *, max_events: int, max_bytes: int
 ) -> tuple[list[HistoryEvent], bool]:
-    """A page of committed history backwards from `last`, and whether there is more before it."""
+    """A page of committed history backwards from `last`, and whether there is more before it.
+
+    Raises NotFound: there is nothing, as the run is being deleted.
+    """
     limit = min(_READ_BATCHES, max_events + 1)
     found = await store.history(key, first, last, limit=limit, reverse=True)
+    if not found:
+        raise _going()
     events: list[HistoryEvent] = []
     size_bytes = 0
     for batch in found:

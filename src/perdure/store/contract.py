@@ -316,6 +316,14 @@ class Store(Protocol):
         StoreUndelivered, with nothing changed, while any of them has messages.
         """
 
+    async def shorten(self, key: int, count: int) -> bool:
+        """Remove the first `count` batches of a run's history, if it has more than that.
+
+        False when it has not: a long history is removed like this, before the run is deleted, for
+        others' commits wait as long as one of these takes. The last batch always stays: whoever
+        reads what is left can tell by the gap. Raises StoreUndelivered as `delete` does.
+        """
+
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`.
 
@@ -324,6 +332,9 @@ class Store(Protocol):
 
     async def namespaces(self) -> list[NamespaceRow]:
         """All namespaces, by name."""
+
+    async def namespace(self, name: str) -> NamespaceRow | None:
+        """One namespace."""
 
     def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
         """(position, key, batch) of history in commit order after a position: a standby's feed."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from temporalio.api.history.v1 import History, HistoryEvent
 
-from perdure.api.errors import InvalidArgument
+from perdure.api.errors import InvalidArgument, NotFound
 from perdure.service import pages
 from perdure.service.pages import END, PageToken
 from perdure.store.contract import HistoryBatch
@@ -80,6 +80,11 @@ def test_nothing_there_is_an_empty_page() -> None:
     assert (page.events, page.last_event_id, page.more) == (b"", 4, False)
 
 
+def test_what_is_not_whole_any_more_is_not_shown() -> None:
+    with pytest.raises(NotFound, match="being deleted"):
+        pages.join([batch(3, 4)], 1, END, 10, 10_000)
+
+
 class FakeStore:
     """History of one run, as a store gives it."""
 
@@ -94,7 +99,7 @@ class FakeStore:
 
 
 @given(
-    sizes=st.lists(st.integers(1, 6), max_size=12),
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=12),
     padding=st.sampled_from([0, 200]),
     max_events=st.integers(1, 9),
     max_bytes=st.integers(1, 2_000),

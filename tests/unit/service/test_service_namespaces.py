@@ -63,14 +63,35 @@ async def test_a_deprecated_namespace_takes_no_starts(store: SqliteStore) -> Non
         namespaces.get_for_start("old")
 
 
+async def delete(namespaces: Namespaces, name: str) -> Namespace:
+    return await namespaces.change(
+        name, lambda now: msgspec.structs.replace(now, state=int(DELETED))
+    )
+
+
 async def test_a_name_is_taken_until_it_is_deleted(store: SqliteStore) -> None:
     namespaces = await opened(store)
     await namespaces.register(Namespace("n", "id-1"))
     with pytest.raises(NamespaceAlreadyExists):
         await namespaces.register(Namespace("n", "id-2"))
-    await namespaces.change("n", lambda now: msgspec.structs.replace(now, state=int(DELETED)))
-    await namespaces.register(Namespace("n", "id-2"))
+    deleted = await delete(namespaces, "n")
+    assert not await namespaces.register(Namespace("n", "id-2"))
+    assert await namespaces.register(Namespace("n", "id-2"), deleted)
     assert (await opened(store)).get("n").id == "id-2"
+
+
+async def test_what_another_node_deleted_has_to_be_emptied_first(store: SqliteStore) -> None:
+    here, elsewhere = await opened(store), await opened(store)
+    await elsewhere.register(Namespace("n", "id-1"))
+    deleted = await delete(elsewhere, "n")
+    assert not await here.register(Namespace("n", "id-2"))
+    assert here.find_deleted("n") == deleted
+    assert await here.still_deleted(deleted)
+    assert await here.register(Namespace("n", "id-2"), deleted)
+    assert not await elsewhere.still_deleted(deleted)
+    again = await delete(here, "n")
+    assert not await elsewhere.still_deleted(deleted)
+    assert await elsewhere.still_deleted(again)
 
 
 async def test_an_attribute_that_is_used_is_registered_by_flush(store: SqliteStore) -> None:

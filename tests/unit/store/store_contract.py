@@ -586,6 +586,40 @@ class StoreContract:
         assert await store.delete(key)
         assert await store.load(key) is None
 
+    async def test_a_long_history_is_shortened_from_its_beginning(self, store: Store) -> None:
+        key = await store.allocate(2)
+        await store.commit([[start(key)], [start(key + 1)]])
+        for n in range(1, 5):
+            event = {"events": b"x", "first_event_id": n + 2, "last_event_id": n + 2}
+            await store.commit([[step(key, n, **event)]])
+        whole = await store.history(key, 1, 99, limit=99)
+        assert len(whole) == 5
+        assert not await store.shorten(key, 5), "no more than that"
+        assert await store.history(key, 1, 99, limit=99) == whole
+        assert await store.shorten(key, 2)
+        assert await store.history(key, 1, 99, limit=99) == whole[2:]
+        assert await store.shorten(key, 2)
+        assert not await store.shorten(key, 2), "the last stays"
+        assert await store.history(key, 1, 99, limit=99) == whole[4:]
+        assert await store.load(key) is not None
+        assert await store.delete(key)
+        assert await store.history(key, 1, 99, limit=99) == []
+        assert not await store.shorten(key, 2)
+        assert await store.history(key + 1, 1, 99, limit=99)
+
+    async def test_a_history_stays_whole_before_its_messages_are_delivered(
+        self, store: Store
+    ) -> None:
+        key = await store.allocate(2)
+        write = start(key)
+        write.put_messages = [MessageRow(key + 1, key, b"m")]
+        await store.commit([[write]])
+        more = step(key, 1, events=b"x", first_event_id=3, last_event_id=3)
+        await store.commit([[more]])
+        with pytest.raises(StoreUndelivered):
+            await store.shorten(key, 1)
+        assert len(await store.history(key, 1, 99, limit=99)) == 2
+
     async def test_namespaces(self, store: Store) -> None:
         rows = [NamespaceRow("b", "2", b"two"), NamespaceRow("a", "1", b"one")]
         for row in rows:
@@ -595,6 +629,8 @@ class StoreContract:
         assert not await store.put_namespace(NamespaceRow("b", "2", b"x"), b"never")
         assert await store.put_namespace(NamespaceRow("b", "2", b"changed"), b"two")
         assert (await store.namespaces())[1].body == b"changed"
+        assert await store.namespace("a") == rows[1]
+        assert await store.namespace("c") is None
 
     # ---- list and count ----
 

@@ -12,8 +12,8 @@ which order locks are taken, and why nothing deadlocks, is said in `statements`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -83,14 +83,27 @@ async def write_batch(connection: Any, units: Sequence[Unit], node: int) -> Writ
 
 async def delete_runs(connection: Any, keys: Sequence[int]) -> int:
     """Remove runs but their waiting tasks; how many there were. See Store.delete."""
+    async with _locked(connection, keys) as found:
+        await connection.fetch(SQL["delete"], found)
+        return len(found)
+
+
+async def shorten_history(connection: Any, key: int, count: int) -> bool:
+    """Remove the first batches of a long history; see Store.shorten."""
+    async with _locked(connection, [key]):
+        return bool(await connection.fetchval(SQL["shorten"], key, count))
+
+
+@asynccontextmanager
+async def _locked(connection: Any, keys: Sequence[int]) -> AsyncIterator[list[int]]:
+    """A transaction that has runs for itself; those that there are. Raises StoreUndelivered."""
     try:
         await _begin(connection, ())
         found = [row[0] for row in await connection.fetch(SQL["lock_runs"], keys)]
         if sender := await connection.fetchval(SQL["has_messages"], found):
             raise StoreUndelivered(f"run {sender} has messages that are not delivered yet")
-        await connection.fetch(SQL["delete"], found)
+        yield found
         await connection.execute("COMMIT")
-        return len(found)
     finally:
         await _leave_transaction(connection)
 

@@ -131,6 +131,17 @@ di AS (DELETE FROM perdure.items WHERE key = ANY($1::bigint[])),
 dh AS (DELETE FROM perdure.history WHERE key = ANY($1::bigint[]))
 DELETE FROM perdure.runs WHERE key = ANY($1::bigint[]);
 
+-- name: shorten
+-- Nothing, if there are no more than so many: what is compared with is NULL then.
+WITH gone AS (
+    DELETE FROM perdure.history WHERE key = $1 AND first_event_id < (
+        SELECT first_event_id FROM perdure.history WHERE key = $1 ORDER BY first_event_id
+        LIMIT 1 OFFSET $2
+    )
+    RETURNING 1
+)
+SELECT count(*) > 0 FROM gone;
+
 -- name: put_namespace
 WITH written AS (
     INSERT INTO perdure.namespaces AS n (name, id, body) VALUES ($1, $2, $3)
@@ -141,3 +152,6 @@ SELECT pg_notify('perdure', $5) FROM written;
 
 -- name: namespaces
 SELECT name, id, body FROM perdure.namespaces ORDER BY name;
+
+-- name: namespace
+SELECT name, id, body FROM perdure.namespaces WHERE name = $1;

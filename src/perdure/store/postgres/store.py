@@ -25,7 +25,7 @@ from perdure.store.contract import (
     Unit,
 )
 from perdure.store.postgres import connections, listing, reads, render, schema
-from perdure.store.postgres.batch import Written, delete_runs, write_batch
+from perdure.store.postgres.batch import Written, delete_runs, shorten_history, write_batch
 from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
@@ -150,6 +150,10 @@ class PostgresStore:
     async def delete(self, *keys: int) -> int:
         """Remove runs and everything of them but waiting tasks, which are stale by then."""
         return int(await self._write(delete_runs, keys))
+
+    async def shorten(self, key: int, count: int) -> bool:
+        """Remove the first batches of a long history; see Store.shorten."""
+        return bool(await self._write(shorten_history, key, count))
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`; tells the other nodes."""
@@ -290,6 +294,11 @@ class PostgresStore:
     async def namespaces(self) -> list[NamespaceRow]:
         """All namespaces, by name."""
         return [NamespaceRow(*row) for row in await self._read(SQL["namespaces"])]
+
+    async def namespace(self, name: str) -> NamespaceRow | None:
+        """One namespace."""
+        rows = await self._read(SQL["namespace"], name)
+        return NamespaceRow(*rows[0]) if rows else None
 
     async def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
         """(position, key, batch) in commit order, at most `limit` of them."""

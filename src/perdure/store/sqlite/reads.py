@@ -126,3 +126,9 @@ def messages(db: sqlite3.Connection, after_id: int, limit: int) -> list[MessageR
 def namespaces(db: sqlite3.Connection) -> list[NamespaceRow]:
     """All namespaces."""
     return [NamespaceRow(*row) for row in db.execute(SQL["namespaces"])]
+
+
+def namespace(db: sqlite3.Connection, name: str) -> NamespaceRow | None:
+    """One namespace."""
+    row = db.execute(SQL["namespace"], (name,)).fetchone()
+    return None if row is None else NamespaceRow(*row)

@@ -142,6 +142,13 @@ DELETE FROM items WHERE id BETWEEN ? AND ?;
 -- name: delete_history
 DELETE FROM history WHERE key = ?;
 
+-- name: shorten
+-- Nothing, if there are no more than so many: what is compared with is NULL then.
+DELETE FROM history WHERE key = :key AND first_event_id < (
+    SELECT first_event_id FROM history WHERE key = :key ORDER BY first_event_id
+    LIMIT 1 OFFSET :count
+);
+
 -- name: has_messages
 SELECT EXISTS (SELECT 1 FROM messages WHERE key = ?);
 
@@ -151,3 +158,6 @@ ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body WHERE bo
 
 -- name: namespaces
 SELECT name, id, body FROM namespaces ORDER BY name;
+
+-- name: namespace
+SELECT name, id, body FROM namespaces WHERE name = ?;

@@ -217,6 +217,16 @@ class SqliteStore:
 
         return await self._transact(INLINE_WRITES + 1, work)
 
+    async def shorten(self, key: int, count: int) -> bool:
+        """Remove the first batches of a long history; see Store.shorten."""
+
+        def work(db: sqlite3.Connection) -> bool:
+            db.execute("BEGIN IMMEDIATE")
+            _check_delivered(db, key)
+            return db.execute(SQL["shorten"], {"key": key, "count": count}).rowcount > 0
+
+        return await self._transact(INLINE_WRITES + 1, work)
+
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`; see the contract."""
         work = _statement("put_namespace", row.name, row.id, row.body, former)
@@ -385,6 +395,10 @@ class SqliteStore:
         """All namespaces, by name."""
         return self._read(reads.namespaces)
 
+    async def namespace(self, name: str) -> NamespaceRow | None:
+        """One namespace."""
+        return self._read(reads.namespace, name)
+
     async def changes(self, after: int, limit: int) -> AsyncIterator[tuple[int, int, HistoryBatch]]:
         """(position, key, batch) in commit order, at most `limit` of them."""
         while limit > 0:
@@ -403,14 +417,18 @@ def open_read_only(path: str | Path) -> SqliteStore:
 
 
 def _delete(db: sqlite3.Connection, key: int) -> bool:
-    if db.execute(SQL["has_messages"], (key,)).fetchone()[0]:
-        raise StoreUndelivered(f"run {key} has messages that are not delivered yet")
+    _check_delivered(db, key)
     low = key << ITEM_BITS
     found = db.execute(SQL["delete_record"], (key,)).rowcount > 0
     db.execute(SQL["delete_state"], (key,))
     db.execute(SQL["delete_items"], (low, low | MAX_ITEM_ID))
     db.execute(SQL["delete_history"], (key,))
     return found
+
+
+def _check_delivered(db: sqlite3.Connection, key: int) -> None:
+    if db.execute(SQL["has_messages"], (key,)).fetchone()[0]:
+        raise StoreUndelivered(f"run {key} has messages that are not delivered yet")
 
 
 def _statement(name: str, *parameters: object) -> Callable[[sqlite3.Connection], int]:
