@@ -50,6 +50,29 @@ def test_what_is_no_target_is_explained(text: str, hint: str) -> None:
     assert str(caught.value).startswith(f"target: {text!r}")
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("postgresql+asyncpg://app:topsecret@h/d", "write postgresql://"),
+        ("postgresql+psycopg:///d?password=topsecret", "write postgresql://"),
+        ("postgresql:/app:topsecret@h/d", "two slashes are missing: write postgresql://"),
+        ("app:topsecret@h/d", "the scheme is missing: write postgresql://"),
+        ("host=h user=app password=topsecret dbname=d", "write a URL, postgresql://"),
+        ("password = topsecret host = h", "write a URL, postgresql://"),
+        ("mysql://app:topsecret@h/d", "none of"),
+        ("mysql://app:top@secret@h/topsecret", "none of"),
+        ("grpc://app:topsecret@h:7233", "none of"),
+    ],
+)
+def test_no_message_shows_a_password(text: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=hint) as caught:
+        perdure.connect(text)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(TypeError) as mistaken:
+        perdure.connect(text.encode())  # type: ignore[arg-type]
+    assert "secret" not in str(mistaken.value)
+
+
 def test_arguments_must_fit_the_target() -> None:
     with pytest.raises(TypeError, match="target: a string"):
         perdure.connect(Path("orders.db"))  # type: ignore[arg-type]
