@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from api_stage import QUEUE, execution, staged, timer, virtual
-from temporalio.api.common.v1 import Payload, SearchAttributes
+from temporalio.api.common.v1 import Payload, Payloads, SearchAttributes
 from temporalio.api.workflowservice.v1 import (
     DescribeNamespaceRequest,
     GetWorkflowExecutionHistoryRequest,
@@ -112,6 +112,9 @@ async def test_names_and_payloads_are_as_large_as_is_set() -> None:
         request.request.input.name = "set"
         with pytest.raises(InvalidArgument, match="UpdateId length exceeds limit"):
             await stage.api.update_workflow_execution(request)
+        large = Payloads(payloads=[Payload(data=b"x" * 1_000)])  # less than is noted in the log
+        with pytest.raises(InvalidArgument, match=r"input has .* bytes, 1000 are allowed"):
+            await stage.start("a", input=large, request_id="r")
 
 
 @pytest.mark.parametrize(

@@ -85,16 +85,14 @@ def task_queue(request: NamesQueue, settings: Settings) -> None:
 
 def payload(message: Message, name: str, settings: Settings) -> None:
     """A blob that must not be too large."""
-    size_bytes = message.ByteSize()
-    if size_bytes <= settings.payload_bytes_warn:
-        return
-    limit = settings.payload_bytes_max
+    size_bytes, limit = message.ByteSize(), settings.payload_bytes_max
     if size_bytes > limit:
         raise InvalidArgument(
             f"Blob data size exceeds limit: {name} has {size_bytes} bytes, {limit} are allowed "
             "(payload_bytes_max)."
         )
-    log.warning("%s has %d bytes; consider to store it elsewhere", name, size_bytes)
+    if size_bytes > settings.payload_bytes_warn:
+        log.warning("%s has %d bytes; consider to store it elsewhere", name, size_bytes)
 
 
 def execution(value: WorkflowExecution, settings: Settings) -> None:

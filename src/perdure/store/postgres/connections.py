@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlencode
 
 import asyncpg
+
+from perdure.store.postgres.dsn import taken_apart, whole_number
 
 CONNECT_TIMEOUT_S: Final = 10.0
 STATEMENT_TIMEOUT_S: Final = 30.0
@@ -23,30 +25,18 @@ _PLANNED: Final = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_pla
 T = TypeVar("T")
 
 
-def display_name(dsn: str) -> str:
-    """A connection string as messages show it: without password and options."""
-    parts = urlsplit(dsn)
-    host = parts.netloc.rpartition("@")[2]
-    user = parts.netloc.rpartition("@")[0].partition(":")[0]
-    options = dict(parse_qsl(parts.query))
-    where = host or options.get("host", "")
-    return (
-        f"postgresql://{user}@{where}{parts.path}" if user else f"postgresql://{where}{parts.path}"
-    )
-
-
 class Pool:
     """Connections of one kind, opened when they are first needed, and again when they broke.
 
     Args:
-        dsn: as asyncpg takes it, and `statement_cache_size` as an option.
+        dsn: as asyncpg takes it, and `statement_cache_size` and `connect_timeout` as options.
         size: how many at most.
         statement_timeout_s: how long a statement may take before the server is asked to cancel it;
             None: for ever.
     """
 
     def __init__(self, dsn: str, size: int, statement_timeout_s: float | None) -> None:
-        self._dsn, self._cache_size = without_own_options(dsn)
+        self._dsn, self._cache_size, self._connect_timeout_s = without_own_options(dsn)
         self._size = size
         self._statement_timeout_s = statement_timeout_s
         self._pool: Any = None
@@ -58,7 +48,8 @@ class Pool:
             min_size=0,  # else the driver would itself try to keep one, and log that it cannot
             max_size=self._size,
             reset=_keep,
-            timeout=CONNECT_TIMEOUT_S,
+            connect=connect,
+            timeout=self._connect_timeout_s,
             command_timeout=self._statement_timeout_s,
             statement_cache_size=self._cache_size,
             max_cached_statement_lifetime=0,
@@ -81,7 +72,7 @@ class Pool:
         """A connection to use, as an async context manager."""
         if self._pool is None:
             raise asyncpg.InterfaceError("the store is closed")
-        return self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
+        return self._pool.acquire(timeout=max(CONNECT_TIMEOUT_S, self._connect_timeout_s))
 
     async def fetch(self, statement: str, *parameters: object) -> list[Any]:
         """Rows of one statement."""
@@ -131,18 +122,76 @@ async def _keep(connection: Any) -> None:
     """Nothing is set on connections that would have to be undone."""
 
 
-def without_own_options(dsn: str) -> tuple[str, int]:
-    """What is left for the driver, and how many prepared statements a connection keeps.
+async def connect(dsn: str, **options: Any) -> Any:
+    """A connection of the driver's. Raises what the driver raises, but in other words where its own
+    say less than is known, or might show a password."""
+    try:
+        return await asyncpg.connect(dsn, **options)
+    except TimeoutError:
+        raise
+    except asyncpg.TargetServerAttributeNotMatched:
+        raise _none_wanted(dsn) from None
+    except OSError as error:  # of one host; the driver does not tell of those that answered
+        if _wanted(dsn) and await _answers(of_any_server(dsn), options):
+            raise _none_wanted(dsn, f"; of another: {error}") from error
+        raise
+    except (LookupError, TypeError, ValueError, OverflowError) as error:  # while it parses
+        if isinstance(error, asyncpg.InterfaceError):
+            raise
+        raise asyncpg.ClientConfigurationError(
+            "an environment variable PG… or the service file is not usable"
+        ) from None
+
+
+def _wanted(dsn: str) -> str:
+    """The kind of server that is wanted of several; "" for any."""
+    parts, options = taken_apart(dsn)
+    kind = options.get("target_session_attrs", "any")
+    return kind if _is_several(parts, options) and kind != "any" else ""
+
+
+def _none_wanted(dsn: str, more: str = "") -> asyncpg.TargetServerAttributeNotMatched:
+    kind = taken_apart(dsn)[1].get("target_session_attrs", "")
+    return asyncpg.TargetServerAttributeNotMatched(
+        f"a server answers, but none that is {kind} (target_session_attrs): replicas, and servers "
+        f"with default_transaction_read_only, only read{more}"
+    )
+
+
+async def _answers(dsn: str, options: dict[str, Any]) -> bool:
+    with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        (await asyncpg.connect(dsn, **options)).terminate()
+        return True
+    return False
+
+
+def without_own_options(dsn: str) -> tuple[str, int, float]:
+    """What is left for the driver, how many prepared statements a connection keeps, and how long it
+    may take to connect.
 
     Of several hosts the one that can be written is meant, unless the string says otherwise: the
-    driver would be content with the first that answers, as a replica does.
+    driver would be content with the first that answers, as a replica does. Raises StoreError.
     """
-    parts = urlsplit(dsn)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    size = options.pop("statement_cache_size", str(_STATEMENTS_KEPT))
-    if not size.isdigit():
-        raise ValueError(f"statement_cache_size: a number, got {size!r}")
-    hosts = parts.netloc.rpartition("@")[2] or options.get("host", "")
-    if "," in hosts:
+    parts, options = taken_apart(dsn)
+    size = whole_number(
+        "statement_cache_size", options.pop("statement_cache_size", str(_STATEMENTS_KEPT))
+    )
+    timeout_s = whole_number("connect_timeout", options.pop("connect_timeout", "") or "0")
+    if _is_several(parts, options):
         options.setdefault("target_session_attrs", "read-write")
-    return urlunsplit(parts._replace(query=urlencode(options, safe="/,:"))), int(size)
+    return _joined(parts, options), size, timeout_s or CONNECT_TIMEOUT_S
+
+
+def of_any_server(dsn: str) -> str:
+    """The same database on whichever of its servers answers, a replica as well."""
+    parts, options = taken_apart(dsn)
+    return _joined(parts, options | {"target_session_attrs": "any"})
+
+
+def _is_several(parts: SplitResult, options: Mapping[str, str]) -> bool:
+    return "," in (parts.netloc.rpartition("@")[2] or options.get("host", ""))
+
+
+def _joined(parts: SplitResult, options: Mapping[str, str]) -> str:
+    query = urlencode(options, safe="/,:")
+    return f"{parts.scheme}://{parts.netloc}{parts.path}" + (f"?{query}" if query else "")

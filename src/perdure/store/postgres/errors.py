@@ -64,6 +64,8 @@ def explained(name: str) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _explain(error, name) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise StoreError(f"{name}: {error}") from error
     except asyncpg.InterfaceError as error:
         if isinstance(error, ValueError):  # a parameter that no type fits: not the connection
             raise StoreRefused(f"{name}: {error}") from error

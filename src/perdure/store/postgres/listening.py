@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from perdure.store.postgres.connections import CONNECT_TIMEOUT_S, without_own_options
+from perdure.store.postgres.connections import CONNECT_TIMEOUT_S, connect, without_own_options
 from perdure.store.postgres.errors import UNREACHABLE
 from perdure.store.trouble import Trouble
 
@@ -30,7 +30,7 @@ class Listening:
     """Calls `hear` with what other nodes tell; with "" whenever something may have been missed."""
 
     def __init__(self, dsn: str, hear: Callable[[str], None]) -> None:
-        self._dsn = without_own_options(dsn)[0]
+        self._dsn, _, self._connect_timeout_s = without_own_options(dsn)
         self._hear = hear
         self._task: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
@@ -93,8 +93,8 @@ class Listening:
             await asyncio.sleep(_PAUSE_S)
 
     async def _connect(self) -> Any:
-        return await asyncpg.connect(
-            self._dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=CONNECT_TIMEOUT_S,
+        return await connect(
+            self._dsn, timeout=self._connect_timeout_s, command_timeout=CONNECT_TIMEOUT_S,
             statement_cache_size=0,
         )  # fmt: skip
 

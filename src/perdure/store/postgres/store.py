@@ -21,12 +21,13 @@ from perdure.store.contract import (
     Place,
     Record,
     StoreError,
+    StoreUnavailable,
     TaskRow,
     Unit,
 )
 from perdure.store.postgres import connections, listing, reads, render, schema
 from perdure.store.postgres.batch import Written, delete_runs, shorten_history, write_batch
-from perdure.store.postgres.connections import READERS_MAX, Pool, display_name
+from perdure.store.postgres.connections import READERS_MAX, Pool, of_any_server
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.indexes import Indexes
@@ -34,6 +35,7 @@ from perdure.store.postgres.settling import settle
 from perdure.store.postgres.sharing import PostgresSharing
 from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Custom, Query
+from perdure.store.redacting import redacted
 from perdure.store.sharing import FIRST_RUN, NAMESPACES, Queue, Sharing
 
 ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
@@ -46,10 +48,17 @@ class PostgresStore:
     Args:
         dsn: ``postgresql://user:password@host:5432/database``. Of several hosts, separated by
             commas, the one that can be written is found, also after a fail-over.
+        read_only: look into a database without joining the nodes that share it, on whichever of its
+            servers answers; nothing is migrated, and commits raise.
+
+    Raises StoreError if the connection string makes no sense.
     """
 
-    def __init__(self, dsn: str) -> None:
-        self._name = display_name(dsn)
+    def __init__(self, dsn: str, *, read_only: bool = False) -> None:
+        self._name = redacted(dsn)
+        self._read_only = read_only
+        if read_only:
+            dsn = of_any_server(dsn)
         self._writer = Pool(dsn, 1, statement_timeout_s=None)  # see _in_time
         self._readers = Pool(dsn, READERS_MAX, connections.STATEMENT_TIMEOUT_S)
         self._turn = asyncio.Lock()
@@ -80,11 +89,28 @@ class PostgresStore:
                 await self._readers.open()
                 async with self._writer.connection() as connection:
                     await self._check(connection)
+                    if self._read_only:
+                        await self._check_schema(connection)
+                        return
                     await schema.migrate(connection, self.name)
                 await self._sharing.open(await self.allocate(1))
         except BaseException:
             await self.close()
             raise
+
+    async def _check_schema(self, connection: Any) -> None:
+        """Raise StoreError if there is nothing that could be looked into as it is."""
+        found = await schema.version(connection)
+        found.check(self.name)
+        if found.number == 0:
+            raise StoreError(
+                f"perdure has no tables in {self.name}: start a server or a worker first"
+            )
+        if found.number < len(schema.MIGRATIONS):
+            raise StoreError(
+                f"{self.name} has the schema of an older perdure: the first server or worker of "
+                "this version migrates it"
+            )
 
     async def _check(self, connection: Any) -> None:
         server = connection.get_server_version()
@@ -119,9 +145,9 @@ class PostgresStore:
         return self._sharing.node
 
     @property
-    def sharing(self) -> Sharing:
-        """How nodes share the database."""
-        return self._sharing
+    def sharing(self) -> Sharing | None:
+        """How nodes share the database; None for one that only looks."""
+        return None if self._read_only else self._sharing
 
     # ---- writing ----
 
@@ -139,6 +165,7 @@ class PostgresStore:
     async def allocate(self, count: int) -> int:
         """The first of `count` fresh ids."""
         assert 0 < count <= ID_BLOCK, count
+        self._check_writable()
         if self._next_id + count > self._last_id:
             block = (await self._read(SQL["next_ids"]))[0][0]
             if self._next_id + count > self._last_id:  # nobody else was faster
@@ -172,6 +199,7 @@ class PostgresStore:
             raise
 
     async def _write_now(self, work: Any, *arguments: Any) -> Any:
+        self._check_writable()
         is_sent = False
         try:
             with explained(self.name):
@@ -183,6 +211,10 @@ class PostgresStore:
             if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
                 await self._reconnect()
             raise
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise StoreUnavailable(f"{self.name} is open for reading only")
 
     async def _reconnect(self) -> None:
         """Who connects anew may be let write, or find another server that can be written."""
@@ -251,7 +283,8 @@ class PostgresStore:
 
     def index_attributes(self, attributes: Sequence[Custom], limit: int) -> None:
         """Make and keep indexes of these custom attributes, in the background."""
-        self._indexes.want(attributes, limit)
+        if not self._read_only:
+            self._indexes.want(attributes, limit)
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:
         """(key, wake_at_ns) of alarms that have rung, earliest first."""
