@@ -20,8 +20,8 @@ SELECT pg_advisory_xact_lock(number) FROM (
 ) AS sorted;
 
 -- name: fence
--- Waits for statements that change these runs, and takes those that come later their version. It
--- need not be on disk: a crash that undoes it is the end of them, too.
+-- Waits for statements that change these runs, and takes those that come later their version. It is
+-- on disk like a commit: nodes go on from what it leaves.
 WITH u AS (
     SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS u (key, based_on)
 ),
@@ -30,7 +30,7 @@ l AS (
     WHERE s.version = u.based_on AND {hasty} ORDER BY s.key FOR NO KEY UPDATE OF s
 )
 UPDATE perdure.states AS s SET version = s.version + 1
-FROM l WHERE s.key = l.key AND {quick}
+FROM l WHERE s.key = l.key
 RETURNING s.key;
 
 -- name: next_ids
