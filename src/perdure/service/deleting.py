@@ -17,7 +17,13 @@ from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionResponse,
 )
 
-from perdure.api.errors import DataLoss, InvalidArgument, NotFound, Unavailable
+from perdure.api.errors import (
+    DataLoss,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from perdure.api.times import MILLISECOND_NS
 from perdure.engine import lifecycle
 from perdure.engine.transition import Transition
@@ -196,7 +202,7 @@ class Purger:
                 counts = await self._remove(found)
                 removed, undelivered = removed + counts[0], undelivered + counts[1]
                 query = msgspec.structs.replace(query, after=position(query, found[-1]))
-            except Unavailable as error:
+            except (Unavailable, ResourceExhausted) as error:
                 log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
                 await self._pause()
 

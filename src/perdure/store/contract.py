@@ -183,6 +183,10 @@ class StoreUnavailable(StoreError):
     """The database cannot be written or reached now (disk full, read-only, locked, lost)."""
 
 
+class StoreBusy(StoreUnavailable):
+    """Too many ask for the same at once; later it may be their turn."""
+
+
 class StoreHeld(StoreError):
     """Another process has this embedded database open; the message says which."""
 
@@ -259,10 +263,13 @@ class Store(Protocol):
         """Up to `limit` batches that overlap the range, in order of event id (or the reverse)."""
 
     async def list_runs(self, query: Query) -> list[Record]:
-        """A page of runs; see Query."""
+        """A page of runs; see Query. Raises StoreBusy."""
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
-        """The number of runs, per group: one pair ([], n) when the query does not group."""
+        """The number of runs, per group: one pair ([], n) when the query does not group.
+
+        Raises StoreBusy.
+        """
 
     def index_attributes(self, attributes: Sequence[Custom], limit: int) -> None:
         """Prepare for queries about these custom attributes, in place of those named before.

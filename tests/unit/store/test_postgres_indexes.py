@@ -250,7 +250,7 @@ async def test_it_is_used_however_often_a_list_is_asked(
     for n in range(20):
         found = await store.list_runs(Query("default", Compare(COUNT, ">", 2_990 - n)))
         assert len(found) == sum(value % 5 > 0 for value in range(2_991 - n, RUNS))
-    async with store._readers.connection() as connection:
+    async with store._listers.connection() as connection:
         counts = await connection.fetch(
             "SELECT custom_plans, generic_plans FROM pg_prepared_statements "
             "WHERE starts_with(statement, 'SELECT * FROM')"
