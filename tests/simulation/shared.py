@@ -34,7 +34,6 @@ from perdure.store.postgres.leases import (
     FUNERAL_NS,
     MESSAGE_LEASE_NS,
     OVERDUE_NS,
-    SECOND_NS,
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
 )
@@ -50,6 +49,7 @@ from perdure.store.sharing import (
     Orphans,
     Queue,
     Sharing,
+    permitted,
 )
 from perdure.testing.faults import Faults, FaultyStore
 from perdure.testing.virtual_loop import VirtualLoop
@@ -412,12 +412,11 @@ class FakeSharing:
 
     async def permits(self, name: str, per_second: float, burst: int, wanted: int) -> int:
         async def work() -> int:
-            now_ns, interval_ns = self._database.now_ns(), max(1, round(SECOND_NS / per_second))
-            due_ns = max(now_ns, self._database.rates.get(name, 0))
-            count = min(wanted, (now_ns + burst * interval_ns - due_ns) // interval_ns)
-            if count > 0:
-                self._database.rates[name] = due_ns + count * interval_ns
-            return max(count, 0)
+            now_ns, stored_ns = self._database.now_ns(), self._database.rates.get(name, 0)
+            count, due_ns = permitted(now_ns, stored_ns, per_second, burst, wanted)
+            if count:
+                self._database.rates[name] = due_ns
+            return count
 
         return await self._do(work)
 

@@ -23,7 +23,13 @@ from temporalio.api.workflowservice.v1 import (
     DeleteWorkflowExecutionResponse,
 )
 
-from perdure.api.errors import DataLoss, InvalidArgument, NotFound, Unavailable
+from perdure.api.errors import (
+    DataLoss,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from perdure.api.times import MILLISECOND_NS
 from perdure.engine import lifecycle
 from perdure.engine.transition import Transition
@@ -259,7 +265,7 @@ class Purger:
                 removed, undelivered = removed + counts[0], undelivered + counts[1]
                 query = msgspec.structs.replace(query, after=position(query, found[-1]))
                 self._at_once = min(2 * self._at_once, _WEIGHT_AT_ONCE)
-            except Unavailable as error:
+            except (Unavailable, ResourceExhausted) as error:
                 self._at_once = max(self._at_once // 2, _WEIGHT_MIN)  # it may have been too much
                 log.warning("runs of %s cannot be removed now: %s", query.namespace, error.message)
                 await self._pause()

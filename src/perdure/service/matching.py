@@ -312,6 +312,7 @@ class Matching:
         now_ns = self._clock.now_ns()
         if permits:
             rate.grant(permits, now_ns)
+        if permits or queue.rate is not rate:  # another one is in force meanwhile
             self.pump(queue)
         else:
             self._pump_at(queue, now_ns + rate.pause_ns)

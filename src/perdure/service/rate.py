@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from perdure.store.sharing import interval_ns
+
 _SECOND_NS: Final = 1_000_000_000
 NEVER_NS: Final = 1 << 62
 
@@ -28,7 +30,7 @@ class Rate:
         if not 0 <= per_second < float("inf"):
             raise ValueError(f"a rate is 0 or more, got {per_second}")
         self.per_second = per_second
-        self._interval_ns = round(_SECOND_NS / per_second) if per_second else NEVER_NS
+        self._interval_ns = interval_ns(per_second) if per_second else NEVER_NS
         self._burst_ns = max(0, int(per_second) - 1) * self._interval_ns
         self._due_ns = 0
 

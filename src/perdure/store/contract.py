@@ -189,6 +189,10 @@ class StoreUnavailable(StoreError):
     """The database cannot be written or reached now (disk full, read-only, locked, lost)."""
 
 
+class StoreBusy(StoreUnavailable):
+    """Too many ask for the same at once; later it may be their turn."""
+
+
 class StoreRefused(StoreError):
     """The database can never hold what it was given: a text with a NUL, more than an index takes.
 
@@ -276,10 +280,13 @@ class Store(Protocol):
         """Up to `limit` batches that overlap the range, in order of event id (or the reverse)."""
 
     async def list_runs(self, query: Query) -> list[Record]:
-        """A page of runs; see Query."""
+        """A page of runs; see Query. Raises StoreBusy."""
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
-        """The number of runs, per group: one pair ([], n) when the query does not group."""
+        """The number of runs, per group: one pair ([], n) when the query does not group.
+
+        Raises StoreBusy.
+        """
 
     def index_attributes(self, attributes: Sequence[Custom], limit: int) -> None:
         """Prepare for queries about these custom attributes, in place of those named before.

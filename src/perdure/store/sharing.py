@@ -76,6 +76,34 @@ class Letter(msgspec.Struct):
     body: bytes
 
 
+# -- rates -----------------------------------------------------------------------------------------
+
+_SECOND_NS: Final = 1_000_000_000
+_INTERVAL_MAX_NS: Final = 1 << 62
+"""150 years; a moment that is so far ahead fits into a database's integers."""
+
+
+def interval_ns(per_second: float) -> int:
+    """Between two that a rate, of more than 0, gives out."""
+    return round(min(_SECOND_NS / per_second, _INTERVAL_MAX_NS))
+
+
+def permitted(
+    now_ns: int, due_ns: int, per_second: float, burst: int, wanted: int
+) -> tuple[int, int]:
+    """How many a rate gives out now, of those that are wanted, and when the next is due then.
+
+    One that is due later than a whole burst puts it was put off by another rate, a slower one: what
+    is said now counts at once, as it does at a node that is alone.
+    """
+    between_ns = max(1, interval_ns(per_second))
+    full_ns = now_ns + burst * between_ns
+    if not now_ns < due_ns <= full_ns:
+        due_ns = now_ns
+    count = max(0, min(wanted, (full_ns - due_ns) // between_ns))
+    return count, due_ns + count * between_ns
+
+
 # -- notices: a word, and what it is about ---------------------------------------------------------
 
 TASKS = "tasks"  # a JSON list of queues; an empty one: any

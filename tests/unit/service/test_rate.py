@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.service.rate import NEVER_NS, Rate
+from perdure.store.sharing import permitted
 
 SECOND_NS = 1_000_000_000
 
@@ -33,6 +34,28 @@ def test_less_than_one_a_second() -> None:
 def test_nothing_at_all() -> None:
     rate = Rate(0)
     assert not rate.spend(NEVER_NS - 1)
+
+
+@pytest.mark.parametrize("per_second", [1e-10, 1e-300, 5e-324])
+def test_one_in_more_than_a_lifetime(per_second: float) -> None:
+    rate = Rate(per_second)
+    assert given_out(rate, [0, SECOND_NS, 10**9 * SECOND_NS]) == [0]
+
+
+@given(st.floats(5e-324, 1e300), st.integers(0, 1 << 61), st.integers(1, 9))
+def test_permits_are_given_out_as_long_as_a_burst_lasts(
+    per_second: float, now_ns: int, wanted: int
+) -> None:
+    """At one moment all nodes together get one burst, whatever rate was in force before."""
+    burst = max(1, int(per_second))
+    due_ns, given_out = now_ns + (1 << 62) + 1, 0
+    while given_out <= 100:
+        count, due_ns = permitted(now_ns, due_ns, per_second, burst, wanted)
+        assert now_ns < due_ns < 1 << 63
+        given_out += count
+        if not count:
+            break
+    assert given_out == burst or burst > given_out > 100
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("inf"), float("nan")])

@@ -310,7 +310,7 @@ async def test_a_due_alarm_is_rung_by_one_node_and_rings_again_for_others(pair: 
 
 async def test_a_beat_tells_of_alarms_that_nobody_rings(pair: Pair) -> None:
     now_ns = (await pair.one.sharing.beat([], [])).now_ns
-    await new_run(pair.one, wake_at_ns=now_ns + 60 * sharing.SECOND_NS)
+    await new_run(pair.one, wake_at_ns=now_ns + 60 * SECOND_NS)
     assert not (await pair.two.sharing.beat([], [])).overdue
     due = await new_run(pair.one, wake_at_ns=now_ns - 2 * sharing.OVERDUE_NS)
     assert (await pair.two.sharing.beat([], [])).overdue
@@ -433,6 +433,22 @@ async def test_a_rate_gives_anew_as_time_passes(pair: Pair) -> None:
     assert await pair.two.sharing.permits("orders", 0.001, 2, 5) == 1
     await pair.age("rates", "due_ns", 10 * 1_000 * SECOND_NS)
     assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2  # never more than a burst
+
+
+@pytest.mark.parametrize("former", [1e-9, 0.001])
+async def test_a_rate_that_is_raised_counts_at_once(pair: Pair, former: float) -> None:
+    assert await pair.one.sharing.permits("orders", former, 1, 5) == 1
+    assert await pair.two.sharing.permits("orders", former, 1, 5) == 0
+    assert await pair.two.sharing.permits("orders", 0.01, 1, 5) == 1
+    assert await pair.one.sharing.permits("orders", 0.01, 1, 5) == 0
+    assert await pair.one.sharing.permits("orders", former, 1, 5) == 0  # and lowered again
+
+
+@pytest.mark.parametrize("per_second", [1e-10, 1e-300, 5e-324])
+async def test_a_rate_of_one_in_more_than_a_lifetime(pair: Pair, per_second: float) -> None:
+    assert await pair.one.sharing.permits("orders", per_second, 1, 5) == 1
+    assert await pair.two.sharing.permits("orders", per_second, 1, 5) == 0
+    assert await pair.two.sharing.permits("orders", 1e300, int(1e300), 5) == 5
 
 
 async def test_rates_that_nobody_asks_for_are_swept(pair: Pair) -> None:

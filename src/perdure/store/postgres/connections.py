@@ -1,22 +1,25 @@
-"""Connections to the database: one to write, a few to read."""
+"""Connections to the database: one to write, a few to read, and fewer for lists."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 from urllib.parse import SplitResult, urlencode
 
 import asyncpg
 
+from perdure.store.contract import StoreBusy
 from perdure.store.postgres.dsn import taken_apart, whole_number
 
 CONNECT_TIMEOUT_S: Final = 10.0
 STATEMENT_TIMEOUT_S: Final = 30.0
 WRITE_TIMEOUT_S: Final = 30.0
 READERS_MAX: Final = 4
+LISTERS_MAX: Final = 2  # lists may take as long as they do: a node's life does not wait for them
+LIST_PATIENCE_S: Final = 10.0
 
 _STATEMENTS_KEPT: Final = 400
 _NO_SLOT_PAUSE_S: Final = 0.05
@@ -42,7 +45,7 @@ class Pool:
         self._pool: Any = None
 
     async def open(self) -> None:
-        """Open the first connection. Raises what the driver raises."""
+        """Get ready; the first connection is opened when it is needed."""
         self._pool = await asyncpg.create_pool(
             self._dsn,
             min_size=0,  # else the driver would itself try to keep one, and log that it cannot
@@ -55,8 +58,6 @@ class Pool:
             max_cached_statement_lifetime=0,
             max_inactive_connection_lifetime=0,
         )
-        async with self.connection():
-            pass
 
     async def close(self) -> None:
         """Close all; wait a moment for those in use."""
@@ -83,10 +84,7 @@ class Pool:
         return await self._run(_fetch_planned, statement, *parameters)
 
     async def _run(self, work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        if asyncio.current_task() is None:
-            # Driven by hand, as a server's door does; who does gives it a task when it waits, and
-            # the driver's timeouts need one.
-            await asyncio.sleep(0)
+        await _in_task()
         give_up_at = time.monotonic() + CONNECT_TIMEOUT_S
         while True:
             try:
@@ -101,6 +99,42 @@ class Pool:
         """Replace all connections, each when it is needed next."""
         if self._pool is not None:
             await self._pool.expire_connections()
+
+
+class ListTurns:
+    """Lets as many lists and counts go on as there are connections for them.
+
+    Args:
+        name: of the database, as messages show it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._free = asyncio.Semaphore(LISTERS_MAX)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn, and have it. Raises StoreBusy when that takes too long."""
+        await _in_task()
+        try:
+            async with asyncio.timeout(LIST_PATIENCE_S):
+                await self._free.acquire()
+        except TimeoutError:
+            raise StoreBusy(
+                f"{self._name}: too many lists and counts at once, each node makes {LISTERS_MAX} "
+                "at a time; try again later, or ask for what an index finds"
+            ) from None
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+async def _in_task() -> None:
+    """Have a task, as timeouts need one: who drives a coroutine by hand, as a server's door does,
+    gives it one when it waits."""
+    if asyncio.current_task() is None:
+        await asyncio.sleep(0)
 
 
 async def _fetch(connection: Any, statement: str, *parameters: object) -> list[Any]:

@@ -17,6 +17,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -48,7 +49,13 @@ _GUARD: Final = f"""
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL idle_in_transaction_session_timeout = 0;
 SET LOCAL lock_timeout = '10ms';
+SELECT set_config(name, '0', true) FROM pg_settings WHERE name = 'transaction_timeout';
 SELECT pg_advisory_xact_lock({_LOCK})
+"""
+# What limits the role's other statements: an index takes as long as it does, and waits for others.
+_UNLIMITED: Final = """
+SELECT set_config(name, '0', false) FROM pg_settings
+WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')
 """
 _DROP: Final = (
     "DROP INDEX CONCURRENTLY IF EXISTS perdure.%1$I",
@@ -120,12 +127,13 @@ def plan(
 ) -> Plan:
     """What is to be done, where these indexes are there, whole or not.
 
-    What is there stays as long as it is wanted, so that nodes never undo each other's work.
+    What is there stays as long as it is wanted, also beyond the limit, which may be another one at
+    other nodes: so nodes never undo each other's work.
     """
     names = {field: name_of(field) for field in wanted}
-    ready = [one for one in wanted if found.get(names[one])][:limit]
+    ready = [one for one in wanted if found.get(names[one])]
     missing = [one for one in wanted if not found.get(names[one])]
-    make = missing[: limit - len(ready)]
+    make = missing[: max(0, limit - len(ready))]
     kept = {names[one] for one in ready}
     return Plan(
         ready=frozenset(ready),
@@ -193,6 +201,8 @@ class Indexes:
                             await self._work(session)
                 found = await self._look()
         except StoreError as error:
+            with suppress(StoreError):
+                await self._look()  # the others may be there
             self._tell(f"some attributes are not indexed, lists by them may be slow: {error}")
             return LATER_S
         if found.make or found.drop:
@@ -223,12 +233,19 @@ class Indexes:
         rows = await self._read(SQL["listed"], PREFIX)
         if not all(row[1] for row in rows) and (await self._read(SQL["is_busy"]))[0][0]:
             return  # a statement of a node that is gone
-        for name in found.drop:
-            await self._drop(session, name)
-        for field in found.make:
-            await self._make(session, field)
+        failure: asyncpg.PostgresError | None = None
+        for work in (
+            *(partial(self._drop, session, name) for name in found.drop),
+            *(partial(self._make, session, field) for field in found.make),
+        ):
+            try:
+                await work()
+            except asyncpg.PostgresError as error:  # the next ones are none the worse
+                failure = error
         if found.make:
             await session.execute("ANALYZE perdure.runs")
+        if failure is not None:
+            raise failure
 
     async def _make(self, session: Any, field: Field) -> None:
         name = name_of(field)
@@ -259,6 +276,7 @@ class Indexes:
                 yield None
                 return
             async with self._connected() as session:
+                await _lift_limits(session)
                 yield session
 
     @asynccontextmanager
@@ -270,3 +288,10 @@ class Indexes:
             yield connection
         finally:
             connection.terminate()
+
+
+async def _lift_limits(session: Any) -> None:
+    """But not behind a pooler, which another process answers for than the one that it shows: what
+    is set for a session may come to somebody else's there."""
+    if await session.fetchval("SELECT pg_backend_pid()") == session.get_server_pid():
+        await session.execute(_UNLIMITED)

@@ -16,7 +16,6 @@ from perdure.store.postgres.leases import (
     MESSAGE_LEASE_NS,
     OVERDUE_NS,
     RATE_LIVES_NS,
-    SECOND_NS,
     SILENT_NODE_LIVES_NS,
     TASK_LEASE_NS,
 )
@@ -24,7 +23,16 @@ from perdure.store.postgres.listening import ECHO, Listening
 from perdure.store.postgres.news import NOTICE_BYTES_MAX, News, notice_of
 from perdure.store.postgres.schema import MIGRATIONS, Version
 from perdure.store.postgres.statements import SHARED as SQL
-from perdure.store.sharing import FIRST_RUN, LETTER, Awaited, Beat, Letter, Orphans, Queue
+from perdure.store.sharing import (
+    FIRST_RUN,
+    LETTER,
+    Awaited,
+    Beat,
+    Letter,
+    Orphans,
+    Queue,
+    permitted,
+)
 
 # One page takes some milliseconds, so that nothing else of the node waits for it.
 _SWEPT_AT_ONCE = 5_000
@@ -130,16 +138,11 @@ class PostgresSharing:
 
     async def permits(self, name: str, per_second: float, burst: int, wanted: int) -> int:
         """Take up to so many of what a rate allows all nodes together; how many were there."""
-        interval_ns = max(1, round(SECOND_NS / per_second))
         while True:
             now_ns, stored_ns = (await self._run(SQL["rate"], name))[0]
-            due_ns = max(now_ns, stored_ns)
-            count = min(wanted, (now_ns + burst * interval_ns - due_ns) // interval_ns)
-            if count <= 0:
-                return 0
-            taken = (name, due_ns + count * interval_ns, stored_ns)
-            if await self._run(SQL["take_rate"], *taken):
-                return int(count)
+            count, due_ns = permitted(now_ns, stored_ns, per_second, burst, wanted)
+            if not count or await self._run(SQL["take_rate"], name, due_ns, stored_ns):
+                return count
 
     async def post(self, letter: Letter) -> int:
         """Leave a letter, and tell who may take it; its number."""

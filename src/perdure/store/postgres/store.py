@@ -1,7 +1,8 @@
 """The store on one PostgreSQL database, which any number of nodes may use at once.
 
 Every commit is on disk (the server's ``synchronous_commit``) before anybody hears of it. A node
-keeps one connection to write and a few to read; a broken one is replaced when it is next needed.
+keeps one connection to write, a few to read, and two for lists and counts, which may take long; a
+broken one is replaced when it is next needed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from perdure.store.contract import (
 )
 from perdure.store.postgres import connections, listing, reads, render, schema
 from perdure.store.postgres.batch import Written, delete_runs, shorten_history, write_batch
-from perdure.store.postgres.connections import READERS_MAX, Pool, of_any_server
+from perdure.store.postgres.connections import (
+    LISTERS_MAX,
+    READERS_MAX,
+    ListTurns,
+    Pool,
+    of_any_server,
+)
 from perdure.store.postgres.errors import explained
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.indexes import Indexes
@@ -61,6 +68,9 @@ class PostgresStore:
             dsn = of_any_server(dsn)
         self._writer = Pool(dsn, 1, statement_timeout_s=None)  # see _in_time
         self._readers = Pool(dsn, READERS_MAX, connections.STATEMENT_TIMEOUT_S)
+        self._listers = Pool(dsn, LISTERS_MAX, connections.STATEMENT_TIMEOUT_S)
+        self._pools = (self._writer, self._readers, self._listers)
+        self._lists = ListTurns(self.name)
         self._turn = asyncio.Lock()
         self._next_id = 0
         self._last_id = 0
@@ -85,8 +95,8 @@ class PostgresStore:
         """
         try:
             with explained(self.name):
-                await self._writer.open()
-                await self._readers.open()
+                for pool in self._pools:
+                    await pool.open()
                 async with self._writer.connection() as connection:
                     await self._check(connection)
                     if self._read_only:
@@ -136,8 +146,8 @@ class PostgresStore:
         await self._indexes.close()
         await self._sharing.close()
         async with self._turn:
-            await self._writer.close()
-            await self._readers.close()
+            for pool in self._pools:
+                await pool.close()
 
     @property
     def node(self) -> int:
@@ -218,8 +228,8 @@ class PostgresStore:
 
     async def _reconnect(self) -> None:
         """Who connects anew may be let write, or find another server that can be written."""
-        await self._writer.expire()
-        await self._readers.expire()
+        for pool in self._pools:
+            await pool.expire()
         self._sharing.reconnect()
 
     # ---- reading ----
@@ -228,7 +238,7 @@ class PostgresStore:
         return await self._read_by(self._readers.fetch, statement, *parameters)
 
     async def _read_planned(self, statement: str, *parameters: object) -> list[Any]:
-        return await self._read_by(self._readers.fetch_planned, statement, *parameters)
+        return await self._read_by(self._listers.fetch_planned, statement, *parameters)
 
     async def _read_by(self, fetch: Any, statement: str, *parameters: object) -> list[Any]:
         with explained(self.name):
@@ -272,13 +282,15 @@ class PostgresStore:
 
     async def list_runs(self, query: Query) -> list[Record]:
         """A page of runs; see Query."""
-        rows = await listing.page(self._read_planned, query, self._indexes.ready)
+        async with self._lists.turn():
+            rows = await listing.page(self._read_planned, query, self._indexes.ready)
         return [reads.to_record(row) for row in rows]
 
     async def count_runs(self, query: Query) -> list[tuple[list[object], int]]:
         """The number of runs, per group."""
         statement, parameters = render.count(query)
-        rows = await self._read_planned(statement, *parameters)
+        async with self._lists.turn():
+            rows = await self._read_planned(statement, *parameters)
         return [(render.group(query, row), row[-1]) for row in rows]
 
     def index_attributes(self, attributes: Sequence[Custom], limit: int) -> None:
