@@ -7,8 +7,8 @@ letter to this node. A letter that nobody takes is taken back; so it is when a p
 node first.
 
 A worker's polls may come to any node, as a balancer likes, so they can be gone when a node has
-taken a letter: it says so, and who asked looks again. So it does when a node died that may have
-taken it: to ask twice does no harm.
+taken a letter: it says so, and who asked looks again. When a node died that may have taken it, the
+letter is sent once more, and the first answer counts: to be asked twice does no harm.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _AT_ONCE: Final = 100
 _LOOK_EVERY_S: Final = 0.5
 _WANTED_MAX: Final = 10_000
 _NODE: Final = "node "
+_DIED_BEFORE_NS: Final = 10_000_000_000
+"""It takes at least so long until a node is known to be dead: what it took, it took before."""
 
 RELAYED: Final[ContextVar[bool]] = ContextVar("relayed", default=False)
 """Whether the present call came from another node: it goes no further."""
@@ -74,11 +76,28 @@ class Reply(msgspec.Struct, tag=True):
     not_here: bool = False
 
 
-_GONE: Final = Reply(0, not_here=True)
-"""In place of the reply of a node that is gone."""
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Ask | Reply).decode
+
+
+class _Call:
+    """A call that another node is asked to make.
+
+    Attributes:
+        address: who may take its letter.
+        posted_ns: when the letter was.
+        reply: what became of it; None when its letter came back to this node.
+        needless: done when a poll came here.
+        may_be_lost: whether a node is gone that may have taken the letter.
+    """
+
+    def __init__(self, address: str, posted_ns: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.address = address
+        self.posted_ns = posted_ns
+        self.reply: asyncio.Future[Reply | None] = loop.create_future()
+        self.needless: asyncio.Future[None] = loop.create_future()
+        self.may_be_lost = False
 
 
 def node_address(node: int) -> str:
@@ -118,8 +137,8 @@ class Relay:
         self._addresses = addresses
         self._takes = takes
         self._spawn = spawn
-        self._asked: dict[int, tuple[str, asyncio.Future[Reply | None]]] = {}  # address, reply
-        self._lying: dict[str, set[asyncio.Future[None]]] = {}  # letters of this node, by address
+        self._asked: dict[int, _Call] = {}
+        self._lying: dict[str, set[_Call]] = {}  # by address
         self._wanted: OrderedDict[str, None] = OrderedDict()  # where others' letters may lie
         self._last = 0
         self._collecting = False
@@ -154,73 +173,72 @@ class Relay:
 
         Raises:
             RPCError: what the call raised there.
-            NotHere: there were no polls any more, or the node that took the letter leaves, or a
-                node died that may have taken it.
+            NotHere: there were no polls any more, or the node that has the letter leaves, or died.
             DeadlineExceeded: no answer in time.
             Unavailable: the database failed.
         """
         self._last += 1
         number = self._last
-        reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self._asked[number] = address, reply
-        needless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lying.setdefault(address, set()).add(needless)
+        call = self._asked[number] = _Call(address, self._node.clock.now_ns())
+        self._lying.setdefault(address, set()).add(call)
         ask = Ask(
             number, node_address(self._sharing.node), method, request.SerializeToString(),
             deadline_ns,
         )  # fmt: skip
         try:
-            letter = await self._sharing.post(Letter(address, _encode(ask)))
-            if await self._is_left(letter, reply, deadline_ns, patience_ns, needless):
+            if await self._is_left(call, Letter(address, _encode(ask)), deadline_ns, patience_ns):
                 return None
-            answer = reply.result()
-            if answer is _GONE:  # perhaps it lies there still
-                await self._sharing.take_back_letter(letter)
+            answer = call.reply.result()
             return None if answer is None else _opened(method, answer)
         except StoreError as error:
             raise Unavailable(f"The database cannot be written: {error}") from error
         finally:
             del self._asked[number]
-            self._forget(address, needless)
+            self._forget(call)
 
     def gone(self, nodes: Iterable[int]) -> None:
-        """Nodes left or died: what they may have taken is not answered any more.
+        """Nodes left or died: those that died answer nothing any more.
 
-        Who took a letter to a task queue is not known.
+        Who took a letter to a task queue is not known, only that one who died did so long ago.
         """
         addresses = set(map(node_address, nodes))
-        for number, (address, _) in self._asked.items():
-            if address in addresses or not address.startswith(_NODE):
-                self._replied(number, _GONE)
+        died_before_ns = self._node.clock.now_ns() - _DIED_BEFORE_NS
+        for number, call in self._asked.items():
+            if call.address in addresses:
+                self._replied(number, Reply(number, not_here=True))
+            elif addresses and not call.address.startswith(_NODE):
+                call.may_be_lost |= call.posted_ns <= died_before_ns
 
-    def _forget(self, address: str, needless: asyncio.Future[None]) -> None:
-        lying = self._lying[address]
-        lying.discard(needless)
+    def _forget(self, call: _Call) -> None:
+        lying = self._lying[call.address]
+        lying.discard(call)
         if not lying:
-            del self._lying[address]
+            del self._lying[call.address]
 
     async def _is_left(
-        self,
-        letter: int,
-        reply: asyncio.Future[Reply | None],
-        deadline_ns: int,
-        patience_ns: int,
-        needless: asyncio.Future[None],
+        self, call: _Call, letter: Letter, deadline_ns: int, patience_ns: int
     ) -> bool:
         """Wait for the reply; whether instead the letter was taken back, as nobody wanted it."""
-        clock = self._node.clock
-        patient_until_ns = min(deadline_ns, clock.now_ns() + patience_ns)
+        number = await self._sharing.post(letter)
         lies_there = True
-        while not reply.done():
-            awaited: list[asyncio.Future[Any]] = [reply, needless] if lies_there else [reply]
+        while not call.reply.done():
+            awaited: list[asyncio.Future[Any]] = [call.reply]
+            if lies_there:
+                awaited.append(call.needless)
             await asyncio.wait(awaited, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-            if reply.done():
+            if call.reply.done():
                 break
-            now_ns = clock.now_ns()
-            if lies_there and (now_ns >= patient_until_ns or needless.done()):
-                if await self._sharing.take_back_letter(letter):
+            now_ns = self._node.clock.now_ns()
+            patient_until_ns = min(deadline_ns, call.posted_ns + patience_ns)
+            if lies_there and (now_ns >= patient_until_ns or call.needless.done()):
+                if await self._sharing.take_back_letter(number):
                     return True
                 lies_there = False
+            if call.may_be_lost:
+                call.may_be_lost, call.posted_ns = False, now_ns
+                await self._sharing.take_back_letter(number)
+                number = await self._sharing.post(letter)
+                lies_there = True
             if now_ns >= deadline_ns:
                 raise DeadlineExceeded("the node that has the run's worker did not answer in time")
         return False
@@ -244,9 +262,9 @@ class Relay:
         if not self._wanted and not self._lying:
             return
         address = queue_address(queue)
-        for needless in self._lying.get(address, ()):
-            if not needless.done():
-                needless.set_result(None)
+        for call in self._lying.get(address, ()):
+            if not call.needless.done():
+                call.needless.set_result(None)
         if address in self._wanted:
             del self._wanted[address]
             self.look()
@@ -287,9 +305,9 @@ class Relay:
             self._spawn(self._serve(read))
 
     def _replied(self, number: int, reply: Reply | None) -> None:
-        _, waiting = self._asked.get(number, ("", None))
-        if waiting is not None and not waiting.done():
-            waiting.set_result(reply)
+        call = self._asked.get(number)
+        if call is not None and not call.reply.done():
+            call.reply.set_result(reply)
 
     async def _serve(self, ask: Ask) -> None:
         """Make a call for another node. The context is this task's own."""

@@ -268,6 +268,7 @@ async def test_a_query_that_a_dead_node_took_is_asked_again(
 
     monkeypatch.setattr(dead.store.sharing, "post", fail)
     await die(dead, look)
+    await heir.clock.advance(12)
     await beat(heir)
     asked = await heir.take()
     assert asked.query.query_type == "state"
