@@ -103,6 +103,7 @@ class Database:
     letters: dict[int, Letter] = field(default_factory=dict)
     rates: dict[str, int] = field(default_factory=dict)
     posted: int = 0
+    steps: random.Random = field(default_factory=lambda: random.Random("fence"))
 
     def now_ns(self) -> int:
         """The database's clock."""
@@ -150,7 +151,7 @@ class Database:
         for write in unit:
             found = await self.inner.load(write.key) if write.based_on else None
             if found is not None and found.version == write.based_on:
-                later = write.based_on + 1
+                later = write.based_on + 1 + self.steps.getrandbits(20)
                 await self.inner.commit([[Write(write.key, write.based_on, later, found.state)]])
                 return True
         return False

@@ -39,6 +39,7 @@ from perdure.store.sharing import Awaited
 log = logging.getLogger("perdure.service")
 T = TypeVar("T")
 _SHORT_EVENTS = 64  # histories up to this are read together with their run
+_STEP_BITS = 20
 
 
 class TaskSink(Protocol):
@@ -74,6 +75,7 @@ class Executions:
         self._sharing = store.sharing
         self._clock = clock
         self._random = rng
+        self._steps = random.Random()  # seeded when the node has its number
         self._settings = settings
         self._ids = ids
         self._namespaces = namespaces
@@ -93,6 +95,11 @@ class Executions:
             store, settings, namespaces,
             complete=self._complete, committed=self._committed, lost=self._lost,
         )  # fmt: skip
+
+    def open(self) -> None:
+        """Begin to write. The store is open."""
+        self._steps.seed(self._store.node)
+        self.committer.open()
 
     # -- look-up -----------------------------------------------------------------------------------
 
@@ -151,9 +158,16 @@ class Executions:
         return False
 
     def is_behind(self, key: int, stored: int | None) -> bool:
-        """Whether memory lacks what the store has of a run: this version, or none."""
+        """Whether memory may lack what the store has of a run: this version, or none.
+
+        A newer version in memory is one that this node has written since, or is about to; or the
+        database has lost it.
+        """
         entry = self._runs.get(key)
-        return entry is None or stored is None or entry.run.state.version < stored
+        if entry is None or stored is None:
+            return True
+        version = entry.run.state.version
+        return version < stored or (version > stored and entry.unit is None)
 
     def is_awaited(self, key: int) -> bool:
         """Whether somebody waits for a commit of a run."""
@@ -526,7 +540,7 @@ class Executions:
         entry.unit = unit
         self.sink.dispatch(entry, tx, unit, write, gather=gather)
         state = run.state
-        state.version += 1
+        state.version += self._step()
         state.transition_count += 1
         write.merge(tx)
         if tx.closed:
@@ -537,6 +551,15 @@ class Executions:
             follower, follower_tx = self.create(tx.successor)
             self.seal(follower, follower_tx, unit)
         return unit
+
+    def _step(self) -> int:
+        """How much a transition adds to its run's version.
+
+        A random number: what is written is known by its version, so no two transitions may lead
+        to the same one. Two nodes may go on from the same version, and from one that comes back
+        when a database loses commits.
+        """
+        return 1 + self._steps.getrandbits(_STEP_BITS)
 
     def _complete(self, unit: Unit) -> None:
         """A unit is about to be sent: dispatch the workflow tasks that waited for more to come."""

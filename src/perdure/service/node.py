@@ -132,7 +132,7 @@ class Node:
         try:
             await self.ids.open()
             await self.namespaces.open()
-            self.executions.committer.open()
+            self.executions.open()
             if self.neighbours is not None:
                 await self.neighbours.open()
             await self.matching.open()

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from perdure.store.contract import Loaded, Store, StoreError, Unit, Write
+from perdure.store.contract import Store, StoreError, Unit, Write
 
 log = logging.getLogger("perdure.service")
 
@@ -42,22 +42,8 @@ async def find_out(store: Store, units: Sequence[Unit], error: Exception) -> lis
 
 
 async def _outcome(store: Store, write: Write) -> Outcome:
+    """By the version, which nothing else that is ever written of the run has."""
     loaded = await store.load(write.key)
     if loaded is None or loaded.version < write.version:
         return Outcome.LOST
-    return Outcome.STORED if await _is_of(store, loaded, write) else Outcome.UNKNOWN
-
-
-async def _is_of(store: Store, loaded: Loaded, write: Write) -> bool:
-    """Whether a run is just as a write left it; another node's of that version may differ in
-    nothing but an event or an item."""
-    if loaded.version != write.version or loaded.state != write.state:
-        return False
-    items = dict(loaded.items)
-    if any(items.get(item_id) != body for item_id, body in write.put_items):
-        return False
-    if not write.events:
-        return True
-    first, last = write.first_event_id, write.last_event_id
-    batches = await store.history(write.key, first, last, limit=1)
-    return bool(batches) and batches[0].events == write.events
+    return Outcome.STORED if loaded.version == write.version else Outcome.UNKNOWN

@@ -1,7 +1,7 @@
 """Commits of other nodes that somebody on this node waits for.
 
 A watch is noted in the run's own row, and whoever commits next tells of it. It is asked for after
-the caller began to wait, so the answer says which version the row had: a newer one than the caller
+the caller began to wait, so the answer says which version the row had: another one than the caller
 can have seen means that it need not wait. Memory may not hold the run any more, so the version that
 callers were told of last is remembered for as long as somebody waits.
 """

@@ -8,7 +8,8 @@ runs. The blobs are opaque to the store.
 
 Everything is written by ``commit``: many transitions in one database transaction. Each ``Write``
 names the version it is based on; a write based on another version than the stored one is a
-conflict, and its whole unit is left out while the rest of the batch is committed.
+conflict, and its whole unit is left out while the rest of the batch is committed. Versions grow by
+steps of any size: they tell what is newer, and count nothing.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Write(msgspec.Struct, gc=False):
 
     key: int
     based_on: int  # the version read; 0 for a new run
-    version: int  # based_on + n after n transitions
+    version: int  # greater than based_on; no other write of the run ever has it
     state: bytes
     wake_at_ns: int = 0  # 0: no alarm
     wake_changed: bool = False  # only then is wake_at written

@@ -44,6 +44,7 @@ class Shaky:
     def __init__(self, inner: Store) -> None:
         self.inner = inner
         self.plan: list[str] = []
+        self.sent: list[Unit] = []
         self.held: asyncio.Event | None = None
         self.blind = False
 
@@ -53,6 +54,7 @@ class Shaky:
         return await self.inner.load(key)
 
     async def commit(self, units: Sequence[Unit]) -> list[int]:
+        self.sent += units
         if self.held is not None:
             await self.held.wait()
         step = self.plan.pop(0) if self.plan else ""
@@ -370,6 +372,36 @@ async def test_a_write_of_another_node_is_a_conflict_and_is_redone(shaky: Harnes
     ]
     assert names == ["one", "two"]
     assert shaky.node.executions.cached(key) is not entry
+
+
+async def test_no_two_writes_of_a_run_lead_to_one_version(shaky: Harness) -> None:
+    """Not even two on the same version, the first of which was lost."""
+    await shaky.start()
+    for name in ("one", "two", "three"):
+        fail(shaky, BEFORE)
+        with pytest.raises(Unavailable):
+            await shaky.service.signal_workflow_execution(signal(name))
+        await shaky.service.signal_workflow_execution(signal(name))
+    sent = shaky.store.sent  # type: ignore[attr-defined]
+    versions = [write.version for unit in sent for write in unit]
+    assert len(versions) == 7
+    assert len(set(versions)) == 7
+
+
+async def test_a_version_in_memory_that_the_store_lost_is_looked_at_again(shaky: Harness) -> None:
+    await shaky.start()
+    executions = shaky.node.executions
+    key = await executions.resolve("default", "wf")
+    stored = (await executions.read(key)).run.state.version
+    assert not executions.is_behind(key, stored)
+    assert executions.is_behind(key, stored + 1)
+    assert executions.is_behind(key, stored - 1)
+    gate = shaky.store.held = asyncio.Event()  # type: ignore[attr-defined]
+    writing = asyncio.ensure_future(shaky.service.signal_workflow_execution(signal("one")))
+    await settle()
+    assert not executions.is_behind(key, stored)  # not yet stored
+    gate.set()
+    await writing
 
 
 async def test_a_dead_store_holds_up_nobody_forever(shaky: Harness) -> None:

@@ -523,6 +523,14 @@ async def test_a_commit_that_was_given_up_cannot_come_later(pair: Pair) -> None:
     assert await pair.two.commit([[step(key, loaded.version)]]) == []
 
 
+async def test_who_gives_up_a_commit_leaves_a_version_that_is_nobody_elses(pair: Pair) -> None:
+    keys = [await new_run(pair.one) for _ in range(4)]
+    assert await pair.one.settle([[step(key, 1)] for key in keys]) == [0, 1, 2, 3]
+    versions = [await pair.one.sharing.version(key) for key in keys]
+    assert len(set(versions)) > 1, versions
+    assert all(version is not None and version > 1 for version in versions)
+
+
 async def test_a_commit_that_was_written_is_not_given_up(pair: Pair) -> None:
     key, other = await new_run(pair.one), await new_run(pair.one)
     units = [[step(key, 1)], [step(other, 1)]]

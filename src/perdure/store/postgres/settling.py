@@ -3,9 +3,11 @@
 The server goes on with what it has got: it waits for a row, for the disk, or for a replica. And
 what is on its way to the server may come late. The server's process cannot be asked: a pooler may
 be between. So the commit's own locks are waited for. Who has the lock of a run that is as it was
-takes away the version that the commit is based on: it cannot succeed any more. A commit that starts
-runs is a transaction that holds the locks of their workflow ids from before its first write to its
-end, and whose end was not asked for before it had them: who gets those comes after it.
+takes away the version that the commit is based on: it cannot succeed any more. The version in its
+place is on disk, and nobody else's: should it be lost with a server, who has seen it notices. A
+commit that starts runs is a transaction that holds the locks of their workflow ids from before its
+first write to its end, and whose end was not asked for before it had them: who gets those comes
+after it.
 """
 
 from __future__ import annotations

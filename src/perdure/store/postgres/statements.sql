@@ -21,7 +21,8 @@ SELECT pg_advisory_xact_lock(number) FROM (
 
 -- name: fence
 -- Waits for statements that change these runs, and takes those that come later their version. It is
--- on disk like a commit: nodes go on from what it leaves.
+-- on disk like a commit: nodes go on from what it leaves. The step is as random as theirs, so that
+-- the new version is nobody else's even where the database loses it.
 WITH u AS (
     SELECT * FROM unnest($1::bigint[], $2::bigint[]) AS u (key, based_on)
 ),
@@ -29,7 +30,7 @@ l AS (
     SELECT s.key FROM perdure.states AS s JOIN u ON u.key = s.key
     WHERE s.version = u.based_on AND {hasty} ORDER BY s.key FOR NO KEY UPDATE OF s
 )
-UPDATE perdure.states AS s SET version = s.version + 1
+UPDATE perdure.states AS s SET version = s.version + 1 + floor(random() * 1048576)::bigint
 FROM l WHERE s.key = l.key
 RETURNING s.key;
 
