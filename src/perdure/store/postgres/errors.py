@@ -54,6 +54,13 @@ _TIMEOUT = (
 )
 
 
+_FULL_OF_NOTICES = (
+    "the server's queue of notices is full: look in pg_stat_activity for a session, of any "
+    "database, that listens and is idle in transaction, and end it; "
+    "idle_in_transaction_session_timeout does so by itself"
+)
+
+
 @contextmanager
 def explained(name: str) -> Iterator[None]:
     """Raise a StoreError for what the driver raises; `name` is the database.
@@ -88,6 +95,8 @@ def _in_words(error: asyncpg.PostgresError, name: str) -> StoreError:
     code = error.sqlstate or ""
     remedy = _REMEDIES.get(code)
     why = str(error).partition("\n")[0]  # the driver may add advice for programmers
+    if code == "54000" and "NOTIFY" in why:  # of any language; the code has other meanings, too
+        remedy = _FULL_OF_NOTICES
     text = f"{name}: {remedy} ({why})" if remedy else f"{name}: {why}"
     if code.startswith(_OF_DATA) and code != _LOST_A_RACE:
         return StoreRefused(text)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
+import asyncpg
+
 from perdure.store.contract import MessageRow, StoreError, StoreUnavailable, TaskRow
 from perdure.store.postgres.gathering import Gathering
 from perdure.store.postgres.leases import (
@@ -147,8 +149,8 @@ class PostgresSharing:
     async def post(self, letter: Letter) -> int:
         """Leave a letter, and tell who may take it; its number."""
         number = await self._allocate(1)
-        notice = f"{self.node} {LETTER} {letter.address}"
-        await self._run(SQL["post"], number, letter.address, letter.body, notice)
+        await self._run(SQL["post"], number, letter.address, letter.body)
+        self.news.add_notice(f"{LETTER} {letter.address}")
         return number
 
     async def take_back_letter(self, number: int) -> bool:
@@ -161,12 +163,17 @@ class PostgresSharing:
         return [Letter(address, body) for _, _, address, body in sorted(map(tuple, rows))]
 
     async def tell(self, notice: str) -> None:
-        """Send a notice to all nodes."""
-        await self._tell([notice])
+        """Send a notice to all nodes, soon."""
+        self.news.add_notice(notice)
 
     async def _tell(self, notices: Sequence[str]) -> None:
         assert all(len(notice.encode()) <= NOTICE_BYTES_MAX for notice in notices), notices
-        await self._run(SQL["tell"], [f"{self.node} {notice}" for notice in notices])
+        try:
+            await self._run(SQL["tell"], [f"{self.node} {notice}" for notice in notices])
+        except StoreError as error:
+            if isinstance(error.__cause__, asyncpg.ProgramLimitExceededError):
+                await self._run(SQL["free_notices"])
+            raise
 
     async def beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Beat:
         """Give a sign of life, and hear what waits. Raises StoreTooNew."""
@@ -177,7 +184,7 @@ class PostgresSharing:
         except StoreError:  # perhaps a later version changed what it reads
             await self._check_version()
             raise
-        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = row[:-2]
+        now_ns, nodes, died, waiting, letters, messages, overdue, namespaces, *schema = row[:-1]
         self._note_beat(now_ns)
         found = Version(*schema)
         found.check(self._name)
@@ -222,13 +229,12 @@ class PostgresSharing:
 
     async def _beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Any:
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
-        began_s = asyncio.get_running_loop().time()
         rows = await self._run(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
-            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, f"{self.node} {ECHO}",
-            *self._judges_ns,
+            *(columns or [[], [], []]), list(addresses), OVERDUE_NS, *self._judges_ns,
         )  # fmt: skip
-        self._listening.echo_sent(began_s)
+        self._listening.echo_sent(asyncio.get_running_loop().time())
+        self.news.add_notice(ECHO)
         return rows[0]
 
     async def _check_version(self) -> None:

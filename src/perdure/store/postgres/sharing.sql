@@ -88,7 +88,7 @@ RETURNING {quick};
 -- for good ("bad magic number in sequence") once a replica was promoted.
 INSERT INTO perdure.letters (id, address, created_ns, body) OVERRIDING SYSTEM VALUE
 VALUES ($1, $2, {now}, $3)
-RETURNING pg_notify('perdure', $4), {quick};
+RETURNING {quick};
 
 -- name: take_back
 DELETE FROM perdure.letters WHERE id = $1 RETURNING {quick};
@@ -103,10 +103,16 @@ RETURNING created_ns, id, address, body;
 -- name: tell
 SELECT pg_notify('perdure', notice) FROM unnest($1::text[]) AS notice WHERE {quick};
 
+-- name: free_notices
+-- Lets go of notices that all have read. Else who sends one does so, now and then, after it was sent: a
+-- queue that is full stayed so, also when the session is gone that did not read.
+SELECT pg_notification_queue_usage();
+
 -- name: beat
 -- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses,
--- $8 how long an alarm may have been due, $9 a notice to this node itself, $10-$11 when this node may
--- say that others are dead. It locks its own row, and only then those of others, without waiting.
+-- $8 how long an alarm may have been due, $9-$10 when this node may say that others are dead. Nobody
+-- is told anything within it: where the server's queue of notices is full, who tells something fails. It locks its own row, and only then those of others, without waiting.
+-- That a namespace changed shows in the transaction that wrote its row: bodies may have megabytes.
 WITH mine AS (
     INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {began})
     ON CONFLICT (id) DO UPDATE SET seen_ns = excluded.seen_ns
@@ -117,7 +123,7 @@ gone AS (
     FROM (
         SELECT id FROM perdure.nodes
         WHERE id <> $1 AND seen_ns < {began} - $2::bigint AND taken_until_ns < {began}
-            AND {began} BETWEEN $10::bigint AND $11::bigint AND (SELECT count(*) FROM mine) = 1
+            AND {began} BETWEEN $9::bigint AND $10::bigint AND (SELECT count(*) FROM mine) = 1
         FOR UPDATE SKIP LOCKED
     ) AS dead
     WHERE n.id = dead.id
@@ -127,7 +133,7 @@ SELECT
     {now},
     ARRAY(
         SELECT id FROM perdure.nodes
-        WHERE seen_ns >= {began} - $2::bigint OR {began} NOT BETWEEN $10::bigint AND $11::bigint
+        WHERE seen_ns >= {began} - $2::bigint OR {began} NOT BETWEEN $9::bigint AND $10::bigint
     ),
     ARRAY(SELECT id FROM gone),
     ARRAY(
@@ -143,11 +149,10 @@ SELECT
     EXISTS (SELECT FROM perdure.letters WHERE address = ANY($7::text[])),
     EXISTS (SELECT FROM perdure.messages WHERE leased_until_ns < {now}),
     EXISTS (SELECT FROM perdure.states WHERE wake_at_ns > 0 AND wake_at_ns < {now} - $8::bigint),
-    (SELECT md5(string_agg(md5(body), '' ORDER BY name)) FROM perdure.namespaces),
+    (SELECT sum(hashtextextended(concat(xmin, ' ', name), 0))::text FROM perdure.namespaces),
     (SELECT max(number) FROM perdure.migrations),
     (SELECT max(oldest) FROM perdure.migrations),
-    (SELECT count(*) FROM mine),
-    pg_notify('perdure', $9);
+    (SELECT count(*) FROM mine);
 
 -- name: version
 SELECT max(number), max(oldest) FROM perdure.migrations;

@@ -144,12 +144,9 @@ WITH gone AS (
 SELECT count(*) > 0 FROM gone;
 
 -- name: put_namespace
-WITH written AS (
-    INSERT INTO perdure.namespaces AS n (name, id, body) VALUES ($1, $2, $3)
-    ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body WHERE n.body = $4
-    RETURNING name
-)
-SELECT pg_notify('perdure', $5) FROM written;
+INSERT INTO perdure.namespaces AS n (name, id, body) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO UPDATE SET id = excluded.id, body = excluded.body WHERE n.body = $4
+RETURNING name;
 
 -- name: namespaces
 SELECT name, id, body FROM perdure.namespaces ORDER BY name;

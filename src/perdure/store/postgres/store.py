@@ -194,8 +194,11 @@ class PostgresStore:
 
     async def put_namespace(self, row: NamespaceRow, former: bytes | None = None) -> bool:
         """Insert a namespace, or replace the one with the body `former`; tells the other nodes."""
-        values = (row.name, row.id, row.body, former, f"{self.node} {NAMESPACES}")
-        return bool(await self._write(_fetch, SQL["put_namespace"], *values))
+        values = (row.name, row.id, row.body, former)
+        written = await self._write(_fetch, SQL["put_namespace"], *values)
+        if written:
+            self._sharing.news.add_notice(NAMESPACES)
+        return bool(written)
 
     async def _write(self, work: Any, *arguments: Any) -> Any:
         """Do something on the writing connection, to its end even when the caller is cancelled."""
