@@ -176,15 +176,20 @@ async def read(
     start, size_bytes = first, 0
     while start <= last:
         limit = min(_READ_BATCHES, max_events + 1)
-        found = await store.history(key, start, last, limit=limit)
+        rest_bytes = max_bytes - size_bytes + 1
+        found = await store.history(key, start, last, limit=limit, max_bytes=rest_bytes)
         batches += found
         size_bytes += sum(len(batch.events) for batch in found)
-        if len(found) < limit:
+        if len(found) < limit and size_bytes <= max_bytes:
             return join(batches, first, last, max_events, max_bytes)
         start = found[-1].last_event_id + 1
         if start - first > max_events or size_bytes > max_bytes:
             break
     page = join(batches, first, last, max_events, max_bytes)
+    if batches and page.last_event_id == batches[-1].last_event_id < last:
+        # It ends with an event that is larger than a page: nothing behind it was read.
+        beyond = await store.history(key, page.last_event_id + 1, last, limit=1)
+        return page._replace(more=bool(beyond))
     return page._replace(more=page.last_event_id < last)
 
 
@@ -196,7 +201,7 @@ async def read_reverse(
     Raises NotFound: there is nothing, as the run is being deleted.
     """
     limit = min(_READ_BATCHES, max_events + 1)
-    found = await store.history(key, first, last, limit=limit, reverse=True)
+    found = await store.history(key, first, last, limit=limit, max_bytes=max_bytes, reverse=True)
     if not found:
         raise _going()
     events: list[HistoryEvent] = []

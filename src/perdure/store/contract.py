@@ -113,6 +113,9 @@ class MessageRow(msgspec.Struct, gc=False):
     body: bytes
 
 
+ANY_SIZE: Final = 1 << 62
+"""More bytes than there are."""
+
 InFlight: TypeAlias = int
 NOBODY: Final[InFlight] = 0
 OTHERS: Final[InFlight] = 1  # workers of other nodes only
@@ -276,9 +279,13 @@ class Store(Protocol):
         last_event_id: int,
         *,
         limit: int,
+        max_bytes: int = ANY_SIZE,
         reverse: bool = False,
     ) -> list[HistoryBatch]:
-        """Up to `limit` batches that overlap the range, in order of event id (or the reverse)."""
+        """Up to `limit` batches that overlap the range, in order of event id (or the reverse).
+
+        The one with which they are `max_bytes` or more together is the last.
+        """
 
     async def list_runs(self, query: Query) -> list[Record]:
         """A page of runs; see Query. Raises StoreBusy."""

@@ -10,7 +10,7 @@ from temporalio.api.history.v1 import History, HistoryEvent
 from perdure.api.errors import InvalidArgument, NotFound
 from perdure.service import pages
 from perdure.service.pages import END, PageToken
-from perdure.store.contract import HistoryBatch
+from perdure.store.contract import ANY_SIZE, HistoryBatch
 
 RUN, OTHER = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
 
@@ -86,16 +86,33 @@ def test_what_is_not_whole_any_more_is_not_shown() -> None:
 
 
 class FakeStore:
-    """History of one run, as a store gives it."""
+    """History of one run, as a store gives it.
+
+    Attributes:
+        read_bytes: how much it gave.
+    """
 
     def __init__(self, batches: list[HistoryBatch]) -> None:
         self.batches = batches
+        self.read_bytes = 0
 
     async def history(
-        self, key: int, first: int, last: int, *, limit: int, reverse: bool = False
+        self,
+        key: int,
+        first: int,
+        last: int,
+        *,
+        limit: int,
+        max_bytes: int = ANY_SIZE,
+        reverse: bool = False,
     ) -> list[HistoryBatch]:
-        found = [b for b in self.batches if b.last_event_id >= first and b.first_event_id <= last]
-        return (found[::-1] if reverse else found)[:limit]
+        found: list[HistoryBatch] = []
+        for batch in self.batches[::-1] if reverse else self.batches:
+            if batch.last_event_id >= first and batch.first_event_id <= last and max_bytes > 0:
+                found.append(batch)
+                max_bytes -= len(batch.events)
+        self.read_bytes += sum(len(batch.events) for batch in found[:limit])
+        return found[:limit]
 
 
 @given(
@@ -117,7 +134,7 @@ async def test_pages_together_are_the_history_both_ways(
         page = await pages.read(store, 1, len(seen) + 1, END, **limits)  # type: ignore[arg-type]
         found = ids(page.events)
         assert len(found) <= max_events
-        assert found or not page.more
+        assert found or not sizes, "a page that was not needed"
         seen += found
         more = page.more
     assert seen == list(range(1, end + 1))
@@ -130,3 +147,20 @@ async def test_pages_together_are_the_history_both_ways(
         assert events or not more
         back += [event.event_id for event in events]
     assert back == seen[::-1]
+
+
+async def test_not_much_more_is_read_than_a_page_holds() -> None:
+    batches = [batch(n, n, 900) for n in range(1, 200)]
+    store = FakeStore(batches)
+    page = await pages.read(store, 1, 1, END, max_events=100, max_bytes=5_000)  # type: ignore[arg-type]
+    assert ids(page.events) == [1, 2, 3, 4, 5]
+    assert page.more
+    events, more = await pages.read_reverse(store, 1, 1, END, max_events=100, max_bytes=5_000)  # type: ignore[arg-type]
+    assert [event.event_id for event in events] == [199, 198, 197, 196, 195]
+    assert more
+    assert store.read_bytes < 2 * 6_000
+
+
+async def test_a_page_of_a_range_without_events_is_empty() -> None:
+    page = await pages.read(FakeStore([batch(1, 2)]), 1, 3, 2, max_events=9, max_bytes=9)  # type: ignore[arg-type]
+    assert (page.events, page.more) == (b"", False)

@@ -447,6 +447,21 @@ class StoreContract:
                 assert await ask(first, last, 2) == overlap[:2]
                 assert await ask(first, last, 2, True) == overlap[::-1][:2]
 
+    async def test_history_of_so_many_bytes(self, store: Store) -> None:
+        key = await store.allocate(1)
+        await store.commit([[start(key, events=b"x" * 10)]])
+        for event_id in (3, 4, 5):
+            events = {"events": b"y" * 10, "first_event_id": event_id, "last_event_id": event_id}
+            await store.commit([[step(key, event_id - 2, **events)]])
+        for max_bytes, count in ((1, 1), (10, 1), (11, 2), (20, 2), (31, 4), (99, 4)):
+            for reverse in (False, True):
+                found = await store.history(
+                    key, 1, 9, limit=9, max_bytes=max_bytes, reverse=reverse
+                )
+                ends = [batch.last_event_id for batch in found]
+                assert ends == ([5, 4, 3, 2] if reverse else [2, 3, 4, 5])[:count]
+        assert len(await store.history(key, 1, 9, limit=1, max_bytes=99)) == 1
+
     async def test_changes_come_in_commit_order(self, store: Store) -> None:
         key = await store.allocate(2)
         await store.commit([[start(key)], [start(key + 1)]])

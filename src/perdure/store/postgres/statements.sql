@@ -69,22 +69,40 @@ SELECT s.version, s.wake_at_ns, s.state, {r.record}, (
 FROM perdure.states AS s JOIN perdure.runs AS r ON r.key = s.key WHERE s.key = $1;
 
 -- name: history
-SELECT first_event_id, last_event_id, events FROM perdure.history
-WHERE key = $1
-    AND first_event_id >= coalesce((
-        SELECT max(first_event_id) FROM perdure.history WHERE key = $1 AND first_event_id <= $2
-    ), $2)
-    AND first_event_id <= $3 AND last_event_id >= $2
-ORDER BY first_event_id LIMIT $4;
+SELECT first_event_id, last_event_id, events
+FROM (
+    SELECT *, sum(octet_length(events)) OVER (ORDER BY first_event_id)
+        - octet_length(events) AS bytes_before
+    FROM (
+        SELECT first_event_id, last_event_id, events FROM perdure.history
+        WHERE key = $1
+            AND first_event_id >= coalesce((
+                SELECT max(first_event_id) FROM perdure.history
+                WHERE key = $1 AND first_event_id <= $2
+            ), $2)
+            AND first_event_id <= $3 AND last_event_id >= $2
+        ORDER BY first_event_id LIMIT $4
+    ) AS overlapping
+) AS summed
+WHERE bytes_before < $5 ORDER BY first_event_id;
 
 -- name: history_reversed
-SELECT first_event_id, last_event_id, events FROM perdure.history
-WHERE key = $1
-    AND first_event_id >= coalesce((
-        SELECT max(first_event_id) FROM perdure.history WHERE key = $1 AND first_event_id <= $2
-    ), $2)
-    AND first_event_id <= $3 AND last_event_id >= $2
-ORDER BY first_event_id DESC LIMIT $4;
+SELECT first_event_id, last_event_id, events
+FROM (
+    SELECT *, sum(octet_length(events)) OVER (ORDER BY first_event_id DESC)
+        - octet_length(events) AS bytes_before
+    FROM (
+        SELECT first_event_id, last_event_id, events FROM perdure.history
+        WHERE key = $1
+            AND first_event_id >= coalesce((
+                SELECT max(first_event_id) FROM perdure.history
+                WHERE key = $1 AND first_event_id <= $2
+            ), $2)
+            AND first_event_id <= $3 AND last_event_id >= $2
+        ORDER BY first_event_id DESC LIMIT $4
+    ) AS overlapping
+) AS summed
+WHERE bytes_before < $5 ORDER BY first_event_id DESC;
 
 -- name: changes
 SELECT position, key, first_event_id, last_event_id, events FROM perdure.history

@@ -14,6 +14,7 @@ from typing import Any, Final
 import asyncpg
 
 from perdure.store.contract import (
+    ANY_SIZE,
     Backlog,
     HistoryBatch,
     Loaded,
@@ -276,11 +277,12 @@ class PostgresStore:
         last_event_id: int,
         *,
         limit: int,
+        max_bytes: int = ANY_SIZE,
         reverse: bool = False,
     ) -> list[HistoryBatch]:
         """Batches of events that overlap a range; see Store.history."""
         statement = SQL["history_reversed" if reverse else "history"]
-        rows = await self._read(statement, key, first_event_id, last_event_id, limit)
+        rows = await self._read(statement, key, first_event_id, last_event_id, limit, max_bytes)
         return [HistoryBatch(*row) for row in rows]
 
     async def list_runs(self, query: Query) -> list[Record]:

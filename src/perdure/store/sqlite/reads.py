@@ -61,12 +61,26 @@ def to_record(row: tuple[object, ...]) -> Record:
 
 
 def history(
-    db: sqlite3.Connection, key: int, first: int, last: int, limit: int, reverse: bool
+    db: sqlite3.Connection,
+    key: int,
+    first: int,
+    last: int,
+    limit: int,
+    max_bytes: int,
+    reverse: bool,
 ) -> list[HistoryBatch]:
     """Batches that overlap a range of event ids."""
     statement = SQL["history_reversed" if reverse else "history"]
     named = {"key": key, "first": first, "last": last, "limit": limit}
-    return [HistoryBatch(*row) for row in db.execute(statement, named)]
+    found: list[HistoryBatch] = []
+    rows = db.execute(statement, named)
+    for row in rows:
+        found.append(HistoryBatch(*row))
+        max_bytes -= len(found[-1].events)
+        if max_bytes <= 0:
+            break
+    rows.close()  # a statement under way would hold on to what it saw
+    return found
 
 
 def changes(db: sqlite3.Connection, after: int, limit: int) -> list[tuple[int, int, HistoryBatch]]:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from perdure.store.contract import (
+    ANY_SIZE,
     Backlog,
     HistoryBatch,
     Loaded,
@@ -349,10 +350,12 @@ class SqliteStore:
         last_event_id: int,
         *,
         limit: int,
+        max_bytes: int = ANY_SIZE,
         reverse: bool = False,
     ) -> list[HistoryBatch]:
         """Batches of events that overlap a range; see Store.history."""
-        return self._read(reads.history, key, first_event_id, last_event_id, limit, reverse)
+        wanted = (key, first_event_id, last_event_id)
+        return self._read(reads.history, *wanted, limit, max_bytes, reverse)
 
     async def list_runs(self, query: Query) -> list[Record]:
         """A page of runs; see Query."""
