@@ -404,13 +404,14 @@ async def task_ids(pair: Pair) -> list[int]:
 
 async def test_a_beat_is_one_statement(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes long is done beside: a node that gives no sign of life counts as dead."""
-    run, statements = pair.one.sharing._run, []  # type: ignore[attr-defined]
+    run, statements = pair.one._read, []
 
     async def counted(statement: str, *parameters: object) -> Any:
         statements.append(statement)
         return await run(statement, *parameters)
 
-    monkeypatch.setattr(pair.one.sharing, "_run", counted)
+    for name in ("_run", "_run_beat"):
+        monkeypatch.setattr(pair.one.sharing, name, counted)
     for _ in range(120):
         await pair.one.sharing.beat([], [])
     assert len([text for text in statements if text != sharing.SQL["tell"]]) == 120

@@ -1,4 +1,4 @@
-"""Connections to the database: one to write, a few to read, and fewer for lists."""
+"""Connections to the database: one to write, a few to read, some that must not wait for these."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ WRITE_TIMEOUT_S: Final = 30.0
 READERS_MAX: Final = 4
 LISTERS_MAX: Final = 2  # lists may take as long as they do: a node's life does not wait for them
 LIST_PATIENCE_S: Final = 10.0
+BEAT_TIMEOUT_S: Final = 4.0  # two of them, and a pause, are less than a silent node lives
 
 _STATEMENTS_KEPT: Final = 400
 _NO_SLOT_PAUSE_S: Final = 0.05

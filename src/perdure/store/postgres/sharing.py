@@ -49,6 +49,7 @@ class PostgresSharing:
         dsn: of the database.
         name: of the database, as messages show it.
         run: runs a statement and returns its rows.
+        run_beat: the same for signs of life, which nothing may keep waiting.
         allocate: gives fresh ids; see Store.allocate.
 
     Attributes:
@@ -60,10 +61,12 @@ class PostgresSharing:
         dsn: str,
         name: str,
         run: Callable[..., Awaitable[list[Any]]],
+        run_beat: Callable[..., Awaitable[list[Any]]],
         allocate: Callable[[int], Awaitable[int]],
     ) -> None:
         self._name = name
         self._run = run
+        self._run_beat = run_beat
         self._allocate = allocate
         self._versions = Gathering(self._look_up_versions)
         self._listening = Listening(dsn, self._heard)
@@ -229,7 +232,7 @@ class PostgresSharing:
 
     async def _beat(self, queues: Sequence[Queue], addresses: Sequence[str]) -> Any:
         columns: list[list[Any]] = [list(column) for column in zip(*queues, strict=True)]
-        rows = await self._run(
+        rows = await self._run_beat(
             SQL["beat"], self.node, SILENT_NODE_LIVES_NS, FUNERAL_NS,
             *(columns or [[], [], []]), list(addresses), OVERDUE_NS, *self._judges_ns,
         )  # fmt: skip

@@ -70,13 +70,14 @@ class PostgresStore:
         self._writer = Pool(dsn, 1, statement_timeout_s=None)  # see _in_time
         self._readers = Pool(dsn, READERS_MAX, connections.STATEMENT_TIMEOUT_S)
         self._listers = Pool(dsn, LISTERS_MAX, connections.STATEMENT_TIMEOUT_S)
-        self._pools = (self._writer, self._readers, self._listers)
+        self._heart = Pool(dsn, 1, statement_timeout_s=None)
+        self._pools = (self._writer, self._readers, self._listers, self._heart)
         self._lists = ListTurns(self.name)
         self._turn = asyncio.Lock()
         self._next_id = 0
         self._last_id = 0
         self._current = Gathering(self._find_current)
-        self._sharing = PostgresSharing(dsn, self.name, self._read, self.allocate)
+        self._sharing = PostgresSharing(dsn, self.name, self._read, self._beat, self.allocate)
         self._indexes = Indexes(dsn, self.name, self._read)
 
     # ---- life ----
@@ -219,7 +220,8 @@ class PostgresStore:
             with explained(self.name):
                 async with self._turn, self._writer.connection() as connection:
                     is_sent = True
-                    return await _in_time(connection, work(connection, *arguments))
+                    result = work(connection, *arguments)
+                    return await _in_time(connection, result, connections.WRITE_TIMEOUT_S)
         except StoreError as error:
             error.refused |= not is_sent
             if isinstance(error.__cause__, asyncpg.ReadOnlySQLTransactionError):
@@ -237,6 +239,23 @@ class PostgresStore:
         self._sharing.reconnect()
 
     # ---- reading ----
+
+    async def _beat(self, statement: str, *parameters: object) -> list[Any]:
+        """A statement on which the life of this node depends: it waits for no others, and when it
+        is not answered soon, another connection is tried at once."""
+        try:
+            return await self._beat_once(statement, *parameters)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, TimeoutError):
+                await self._reconnect()  # the others may have fallen silent, too
+        return await self._beat_once(statement, *parameters)
+
+    async def _beat_once(self, statement: str, *parameters: object) -> list[Any]:
+        with explained(self.name):
+            async with self._heart.connection() as connection:
+                work = _fetch(connection, statement, *parameters)
+                rows: list[Any] = await _in_time(connection, work, connections.BEAT_TIMEOUT_S)
+                return rows
 
     async def _read(self, statement: str, *parameters: object) -> list[Any]:
         return await self._read_by(self._readers.fetch, statement, *parameters)
@@ -362,7 +381,7 @@ class PostgresStore:
             limit -= len(page)
 
 
-async def _in_time(connection: Any, work: Coroutine[Any, Any, Any]) -> Any:
+async def _in_time(connection: Any, work: Coroutine[Any, Any, Any], within_s: float) -> Any:
     """Do something on a connection; give both up when it takes too long.
 
     Not by cancelling it, as the driver would: a commit that waits for a replica and is cancelled
@@ -370,7 +389,7 @@ async def _in_time(connection: Any, work: Coroutine[Any, Any, Any]) -> Any:
     before the replica has it.
     """
     loop = asyncio.get_running_loop()
-    expiry = loop.call_later(connections.WRITE_TIMEOUT_S, connection.terminate)
+    expiry = loop.call_later(within_s, connection.terminate)
     try:
         return await work
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
