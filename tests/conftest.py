@@ -70,7 +70,8 @@ def server_addresses(
     tmp_path_factory: pytest.TempPathFactory,
     new_database: Callable[[str], str],
 ) -> Iterator[Callable[[str], list[str]]]:
-    """Addresses of a target's servers; they are started once, when they are first asked for."""
+    """Addresses of a target's servers, started once, when they are first asked for, or the database
+    of its node."""
     folder = tmp_path_factory.mktemp("targets")
     known: dict[str, list[str]] = {}
     with ExitStack() as stack:
@@ -78,6 +79,8 @@ def server_addresses(
         def start(name: str) -> list[str]:
             if name == "temporal":
                 return [_start(stack, temporal_command, folder / "temporal.log")]
+            if name == targets.ON_POSTGRES:
+                return [new_database("postgres")]
             is_cluster = name == targets.CLUSTER
             store = "postgres" if is_cluster else request.config.getoption("--store")
             database = new_database(store)
@@ -109,7 +112,7 @@ def target(
 ) -> Iterator[targets.Target]:
     """Where the test runs."""
     name = getattr(request, "param", targets.EMBEDDED)
-    chosen = targets.Target(name, server_addresses(name) if name in targets.SERVERS else ())
+    chosen = targets.Target(name, () if name == targets.EMBEDDED else server_addresses(name))
     targets.go_to(chosen)
     yield chosen
     targets.go_to(targets.Target(targets.EMBEDDED))

@@ -1,5 +1,6 @@
-"""What the tests of the SDK run on: a node in this process, a perdure server, a Temporal server,
-and two perdure servers on one PostgreSQL database behind a balancer of single calls.
+"""What the tests of the SDK run on: a node in this process, with its data in memory or on
+PostgreSQL, a perdure server, a Temporal server, and two perdure servers on one PostgreSQL database
+behind a balancer of single calls.
 
 A test that takes `environment` from here runs once on each. What a target cannot do is said beside
 the test: ``@pytest.mark.only_on("embedded", reason="time is skipped")``.
@@ -24,15 +25,16 @@ from perdure import Client, testing
 from perdure.sdk.remote import RemoteService
 
 EMBEDDED: Final = "embedded"
+ON_POSTGRES: Final = "on_postgres"
 CLUSTER: Final = "cluster"
 SERVERS: Final = ("perdure", "temporal", CLUSTER)
-TARGETS: Final = (EMBEDDED, *SERVERS)
+TARGETS: Final = (EMBEDDED, ON_POSTGRES, *SERVERS)
 
 LONGEST_SLEEP: Final = timedelta(seconds=2)
 
 
 class Target:
-    """One of `TARGETS`, with the ``host:port`` of its servers."""
+    """One of `TARGETS`, with the ``host:port`` of its servers, or what its node connects to."""
 
     def __init__(self, name: str, addresses: Sequence[str] = ()) -> None:
         self.name = name
@@ -41,11 +43,19 @@ class Target:
     @asynccontextmanager
     async def environment(self, **options: Any) -> AsyncIterator[Any]:
         """A client with a namespace of its own; of the embedded target, with skipped time."""
+        if self.name == ON_POSTGRES:
+            [dsn] = self.addresses
+            async with perdure.connect(dsn) as first:
+                namespace = await new_namespace(first)
+            async with perdure.connect(dsn, **{"namespace": namespace} | options) as client:
+                yield Served(client)
+            return
         if not self.addresses:
             async with testing.environment(**options) as env:
                 yield env
             return
-        namespace = await new_namespace(self.addresses)
+        async with perdure.connect(f"grpc://{self.addresses[0]}") as first:
+            namespace = await new_namespace(first)
         async with AsyncExitStack() as stack:
             services = []
             for address in self.addresses:
@@ -110,14 +120,13 @@ SEARCH_ATTRIBUTES: Final = {
 """What tests set; perdure would register them by their first use, Temporal does not."""
 
 
-async def new_namespace(addresses: Sequence[str]) -> str:
+async def new_namespace(client: Client) -> str:
     """Register a namespace that nobody else uses, so that tests may choose ids as they like."""
     name = f"test-{uuid.uuid4().hex}"
     request = RegisterNamespaceRequest(namespace=name)
     request.workflow_execution_retention_period.FromSeconds(24 * 3600)
-    async with perdure.connect(f"grpc://{addresses[0]}") as client:
-        await client.service.register_namespace(request)
-        await client.service.add_search_attributes(
-            AddSearchAttributesRequest(namespace=name, search_attributes=SEARCH_ATTRIBUTES)
-        )
+    await client.service.register_namespace(request)
+    await client.service.add_search_attributes(
+        AddSearchAttributesRequest(namespace=name, search_attributes=SEARCH_ATTRIBUTES)
+    )
     return name

@@ -118,7 +118,11 @@ async def test_filters_on_attributes_of_every_type(database: str) -> None:
 
 
 @pytest.mark.only_on(
-    "embedded", "perdure", "cluster", reason="on SQLite, Temporal cannot order a list"
+    "embedded",
+    "on_postgres",
+    "perdure",
+    "cluster",
+    reason="on SQLite, Temporal cannot order a list",
 )
 @pytest.mark.parametrize(
     ("order", "key"),
@@ -145,7 +149,9 @@ async def test_order_over_many_pages(order: str, key: Callable[[int], Any], dire
         assert sorted(everything) == [f"r-{n:03}" for n in range(RUNS)]
 
 
-@pytest.mark.only_on("embedded", "perdure", "cluster", reason="Temporal's list lags behind")
+@pytest.mark.only_on(
+    "embedded", "on_postgres", "perdure", "cluster", reason="Temporal's list lags behind"
+)
 async def test_what_a_run_sets_and_its_end_are_seen_at_once() -> None:
     async with environment() as env, env.client.worker(workflows=[quick], activities=[]):
         await env.client.start(sleeper, 0, id="other", search_attributes={NUMBER: 0})

@@ -176,7 +176,8 @@ async def node(project: Path, *arguments: str) -> bytes:
 
 
 async def play(project: Path, address: str) -> Played:
-    namespace = await new_namespace([address])
+    async with perdure.connect(f"grpc://{address}") as client:
+        namespace = await new_namespace(client)
     with typescript_worker(project, address, namespace):
         async with perdure_worker(address, namespace) as client:
             output = await node(project, "lib/client.js", address, namespace, QUEUE, FOREIGN)
