@@ -467,7 +467,7 @@ async def test_hot_reads_use_their_index(tmp_path: Path) -> None:
         for name, statement in store_module.SQL.items():
             if not statement.startswith(("SELECT", "UPDATE", "DELETE")):
                 continue
-            named = {"key": 1, "first": 1, "last": 2, "limit": 3}
+            named = {"key": 1, "first": 1, "last": 2, "limit": 3, "count": 3}
             parameters = named if ":key" in statement else (1,) * statement.count("?")
             plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
             scans = [line for line in plan if line.startswith("SCAN ") and "INDEX" not in line]
