@@ -6,10 +6,12 @@ The forms of a target are told in ``perdure.targets``.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
-from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, overload
 
 from perdure.sdk.calls import DEFAULT_RETRY_FOR
 from perdure.sdk.client import Client, WorkflowClass
@@ -18,7 +20,11 @@ from perdure.sdk.interceptors import Interceptor
 from perdure.sdk.options import WorkflowIDConflictPolicy
 from perdure.sdk.remote import RemoteService, TLSConfig
 from perdure.sdk.starting import StartFields
+from perdure.store.redacting import redacted
 from perdure.targets import Target, parse_target, store_of
+
+if TYPE_CHECKING:
+    from perdure.service.settings import Settings
 
 __all__ = ["connect", "execute"]
 
@@ -38,6 +44,7 @@ def connect(
     tls: bool | TLSConfig | None = None,
     api_key: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    config: str | os.PathLike[str] | None = None,
 ) -> AbstractAsyncContextManager[Client]:
     """A client for a target, as an async context manager.
 
@@ -51,14 +58,20 @@ def connect(
         task_queue: where starts and workers go that name none; default: "default".
         converter, interceptors, identity, retry_for: as of `Client`.
         tls, api_key, metadata: as of `RemoteService`; only for servers.
+        config: a file with settings and limits of the node, as ``perdure server --config`` takes
+            it; only for embedded targets. Nodes on one database should have the same.
 
     Raises:
-        ValueError: the target is none, or an argument does not fit it.
+        ValueError: the target is none, an argument does not fit it, or the file of settings has one
+            that cannot be.
+        OSError: the file of settings cannot be read.
         ImportError: a server without the extra ``perdure[grpc]``, or PostgreSQL without
             ``perdure[postgres]``.
-        perdure.store.contract.StoreUnavailable: the database cannot be reached.
+        perdure.store.contract.StoreUnavailable: the database cannot be reached or written.
         perdure.store.contract.StoreHeld: another process has the file open; says which.
-        perdure.store.contract.StoreTooNew: the file was written by a newer perdure.
+        perdure.store.contract.StoreTooNew: the database was written by a newer perdure.
+        perdure.store.contract.StoreError: the connection string makes no sense, the database
+            refuses the user, or it is none that perdure can use.
 
     Example:
         >>> async with perdure.connect("sqlite:///orders.db") as client, client.worker():
@@ -66,7 +79,7 @@ def connect(
     """
     parsed = parse_target(target)
     if parsed.kind != "grpc" and (tls, api_key, metadata) != (None, None, None):
-        raise ValueError(f"tls, api_key, metadata: only for servers, not for {target!r}")
+        raise ValueError(f"tls, api_key, metadata: only for servers, not for {redacted(target)!r}")
 
     def client(service: Any) -> Client:
         return Client(
@@ -80,9 +93,20 @@ def connect(
         )
 
     if parsed.kind == "grpc":
+        if config is not None:
+            raise ValueError(
+                f"config: only for a node in this process, not for {redacted(target)!r}"
+            )
         secure = True if parsed.tls and tls is None else tls
         return _remote(parsed.address, client, tls=secure, api_key=api_key, metadata=metadata)
-    return _embedded(parsed, client)
+    settings = None if config is None else _settings(Path(config))
+    return _embedded(parsed, client, settings)
+
+
+def _settings(path: Path) -> Settings:
+    from perdure.server.config import read
+
+    return read(path).settings
 
 
 @asynccontextmanager
@@ -97,10 +121,12 @@ async def _remote(
 
 
 @asynccontextmanager
-async def _embedded(target: Target, client: Callable[[Any], Client]) -> AsyncIterator[Client]:
+async def _embedded(
+    target: Target, client: Callable[[Any], Client], settings: Settings | None
+) -> AsyncIterator[Client]:
     from perdure.service.node import Node
 
-    node = await Node.open(store_of(target))
+    node = await Node.open(store_of(target), settings=settings)
     try:
         yield client(node.service)
     finally:
@@ -115,6 +141,7 @@ def execute(
     workflow: type[WorkflowClass[*Ts, T]],
     *args: *Ts,
     target: str = ...,
+    config: str | os.PathLike[str] | None = ...,
     **options: Unpack[StartFields],
 ) -> T: ...
 
@@ -124,12 +151,17 @@ def execute(
     workflow: Callable[[*Ts], Coroutine[Any, Any, T]],
     *args: *Ts,
     target: str = ...,
+    config: str | os.PathLike[str] | None = ...,
     **options: Unpack[StartFields],
 ) -> T: ...
 
 
 def execute(  # type: ignore[misc]  # *Ts of the overloads
-    workflow: Any, *args: Any, target: str = "sqlite:///perdure.db", **options: Any
+    workflow: Any,
+    *args: Any,
+    target: str = "sqlite:///perdure.db",
+    config: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> Any:
     """Run a workflow from a script that has no event loop, and return its result.
 
@@ -139,7 +171,7 @@ def execute(  # type: ignore[misc]  # *Ts of the overloads
     Args:
         workflow: what ``@workflow`` made.
         args: its arguments.
-        target: as of `connect`.
+        target, config: as of `connect`.
         options: as of `StartOptions`; `id_conflict_policy` is USE_EXISTING unless it is given.
 
     Raises:
@@ -161,7 +193,10 @@ def execute(  # type: ignore[misc]  # *Ts of the overloads
     options.setdefault("id_conflict_policy", WorkflowIDConflictPolicy.USE_EXISTING)
 
     async def main() -> Any:
-        async with connect(target) as client, client.worker(options.get("task_queue")):
+        async with (
+            connect(target, config=config) as client,
+            client.worker(options.get("task_queue")),
+        ):
             return await client.execute(workflow, *args, **options)
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

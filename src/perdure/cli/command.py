@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,11 +18,19 @@ from perdure.cli.place import Access, Place, opened
 
 Db = Annotated[
     str,
-    typer.Option("--db", envvar="PERDURE_DB", help="A SQLite file: a path, or sqlite:///path."),
+    typer.Option(
+        "--db",
+        envvar="PERDURE_DB",
+        help="A SQLite file, as a path or sqlite:///path, or postgresql://user@host/database.",
+    ),
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", envvar="PERDURE_ADDRESS", help="host:port of a server, not a file."),
+    typer.Option("--address", envvar="PERDURE_ADDRESS", help="host:port of a server, not --db."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="Settings as TOML, as of perdure server; docs/settings.md."),
 ]
 Namespace = Annotated[
     str, typer.Option("--namespace", "-n", envvar="PERDURE_NAMESPACE", help="Whose runs.")
@@ -46,6 +55,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "db": (Db, "sqlite:///perdure.db"),
     "address": (Address, None),
     "namespace": (Namespace, "default"),
+    "config": (ConfigFile, None),
     "as_json": (Json, False),
 }
 _QUEUE: dict[str, tuple[Any, Any]] = {"task_queue": (TaskQueue, None)}
@@ -59,10 +69,10 @@ def command(
 ) -> Any:
     """Make a command of an async function whose first two parameters are a client and an `Output`.
 
-    It gets ``--db``, ``--address``, ``--namespace`` and ``--json``.
+    It gets ``--db``, ``--address``, ``--namespace``, ``--config`` and ``--json``.
 
     Args:
-        access: does it only read, so that somebody else may hold the database file?
+        access: does it only read, so that somebody else may hold a file, and no node is needed?
         queue: give it ``--task-queue``.
         worker: give it ``--module``. Workflow code has to run for it, and on a file nobody else can
             run any while the command has the file.
@@ -87,6 +97,7 @@ def command(
                 given.pop("namespace"),
                 given.pop("task_queue", None),
                 given.pop("module", None),
+                given.pop("config"),
             )
             if worker and not place.has_worker:
                 raise Misused(

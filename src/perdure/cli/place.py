@@ -1,11 +1,11 @@
-"""Where a command finds its runs: a database file, or a server; and who else has the file."""
+"""Where a command finds its runs: a database, or a server; and who else has a file."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from perdure.sdk.client import Client
+    from perdure.server.config import Config
+    from perdure.targets import Target
 
 Access = Literal["read", "write"]
 
@@ -28,6 +30,7 @@ class Place:
         db: a target as `perdure.connect` takes it, or the path of a SQLite file.
         address: ``host:port`` of a server; goes before `db`.
         module: a module whose workflows and activities this very process is to run meanwhile.
+        config: a file with the settings of a node that this process opens.
     """
 
     db: str
@@ -35,17 +38,23 @@ class Place:
     namespace: str
     task_queue: str | None = None
     module: str | None = None
+    config: Path | None = None
 
     @property
     def target(self) -> str:
         """The target for `perdure.connect`."""
-        if self.address:
-            return self.address
-        return self.db if "://" in self.db else f"sqlite:///{self.db}"
+        return self.address or database(self.db)
 
     @property
-    def file(self) -> Path | None:
-        """The database file; None for a server."""
+    def shown(self) -> str:
+        """The target as messages show it."""
+        from perdure.store.redacting import redacted
+
+        return redacted(self.target)
+
+    @property
+    def parsed(self) -> Target:
+        """The target, taken apart. Raises Misused."""
         from perdure.targets import parse_target
 
         try:
@@ -54,6 +63,14 @@ class Place:
             raise Misused(str(error)) from None
         if parsed.kind == "memory":
             raise Misused("--db: memory:// ends with the process; name a file")
+        if parsed.kind == "grpc" and self.config is not None:
+            raise Misused(f"--config: {self.shown} is a server, and has settings of its own")
+        return parsed
+
+    @property
+    def file(self) -> Path | None:
+        """The database file; None for a database that many share, and for a server."""
+        parsed = self.parsed
         return Path(parsed.address) if parsed.kind == "sqlite" else None
 
     @property
@@ -62,51 +79,78 @@ class Place:
         return self.file is None or self.module is not None
 
 
+def database(db: str) -> str:
+    """What ``--db`` names, as a target."""
+    from perdure.targets import postgres_mistake
+
+    return db if "://" in db or postgres_mistake(db) else f"sqlite:///{db}"
+
+
+def settings_of(config: Path | None) -> Config:
+    """What ``--config`` says. Raises Misused."""
+    from perdure.server.config import Config, ConfigError, read
+
+    try:
+        return read(config) if config is not None else Config()
+    except ConfigError as error:
+        raise Misused(f"--config: {error}") from None
+
+
 @asynccontextmanager
 async def opened(place: Place, access: Access) -> AsyncIterator[Client]:
-    """A client for a place: to read only, beside whoever has the file, or with the file held.
+    """A client for a place: to read only, beside whoever has the database, or with a node on it.
 
     Raises:
-        StoreHeld: the file is to be written, and another process has it; says which.
-        Failed: the file is to be read, and there is none.
+        StoreHeld: a file is to be written, and another process has it; says which.
+        Failed: a file is to be read, and there is none.
     """
-    import perdure
-
-    file = place.file
-    if file is None or (access == "write" or place.module):
-        if file is not None and not file.parent.is_dir():
-            raise Failed(f"--db: there is no directory {file.parent}")
-        if place.module:
-            imported(place.module)
-        async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(
-                perdure.connect(
-                    place.target, namespace=place.namespace, task_queue=place.task_queue
-                )
-            )
-            if place.module:
-                await stack.enter_async_context(client.worker())
+    target, file = place.parsed, place.file
+    if access == "read" and target.kind != "grpc" and not place.module:
+        if file is not None and not file.exists():
+            raise Failed(f"--db: there is no file {file}")
+        async with reader(place) as client:
             yield client
         return
-    if not file.exists():
-        raise Failed(f"--db: there is no file {file}")
-    async with reader(file, place.namespace) as client:
+    if file is not None and not file.parent.is_dir():
+        raise Failed(f"--db: there is no directory {file.parent}")
+    if place.module:
+        imported(place.module)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connected(place))
+        if place.module:
+            await stack.enter_async_context(client.worker())
         yield client
 
 
+def connected(place: Place) -> AbstractAsyncContextManager[Client]:
+    """A client that can do everything; see `perdure.connect`. Raises Misused, too."""
+    import perdure
+    from perdure.server.config import ConfigError
+
+    try:
+        return perdure.connect(
+            place.target,
+            namespace=place.namespace,
+            task_queue=place.task_queue,
+            config=place.config,
+        )
+    except ConfigError as error:
+        raise Misused(f"--config: {error}") from None
+
+
 @asynccontextmanager
-async def reader(file: Path, namespace: str) -> AsyncIterator[Client]:
-    """A client that can only look into a file, whoever holds it: a node that was never started."""
+async def reader(place: Place) -> AsyncIterator[Client]:
+    """A client that can only look into a database: a node that was never started."""
     from perdure.sdk.client import Client
     from perdure.service.node import Node
-    from perdure.store.sqlite import open_read_only
+    from perdure.targets import store_of
 
-    store = open_read_only(file)
-    node = Node(store)
+    store = store_of(place.parsed, read_only=True)
+    node = Node(store, settings=settings_of(place.config).settings)
     await store.open()
     try:
         await node.namespaces.open()
-        yield Client(node.service, namespace=namespace)
+        yield Client(node.service, namespace=place.namespace)
     finally:
         await store.close()
 

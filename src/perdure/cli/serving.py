@@ -3,20 +3,17 @@
 import asyncio
 import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perdure.cli.command import run_loop
+from perdure.cli.command import ConfigFile, run_loop
 from perdure.cli.failing import Misused
+from perdure.cli.place import database, settings_of
 from perdure.cli.tools import told_to_stop
 
 if TYPE_CHECKING:
     from perdure.serve import Plan
-    from perdure.server.config import Config
-
-_URL = "sqlite:///"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,10 +36,7 @@ def server(
         list[str] | None,
         typer.Option("--namespace", "-n", help="Register it if it is not there; once for each."),
     ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Settings as TOML; docs/settings.md lists them."),
-    ] = None,
+    config: ConfigFile = None,
     transport: Annotated[
         str, typer.Option("--transport", help="What carries gRPC: grpcio or native.")
     ] = "",
@@ -63,18 +57,9 @@ def server(
         port=port,
         namespaces=namespace or [],
         transport=transport,
-        config=_config(config),
+        config=settings_of(config),
     )
     run_loop(_serve(plan))
-
-
-def _config(path: Path | None) -> "Config":
-    from perdure.server.config import Config, ConfigError, read
-
-    try:
-        return read(path) if path is not None else Config()
-    except ConfigError as error:
-        raise Misused(f"--config: {error}") from None
 
 
 async def _serve(plan: "Plan") -> None:
@@ -102,13 +87,14 @@ def target_of(db: str) -> str:
     Raises:
         Misused: it names none.
     """
+    from perdure.store.redacting import redacted
     from perdure.targets import parse_target
 
-    target = db if "://" in db else f"{_URL}{db}"
+    target = database(db)
     try:
         parsed = parse_target(target)
     except ValueError as error:
         raise Misused(f"--db: {error}") from None
     if parsed.kind == "grpc":
-        raise Misused(f"--db: {db} is a server; name a database: {_URL}perdure.db")
+        raise Misused(f"--db: {redacted(db)} is a server; name a database: sqlite:///perdure.db")
     return target

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from perdure.cli.command import Address, Db, Json, Namespace, TaskQueue, run_loop
+from perdure.cli.command import Address, ConfigFile, Db, Json, Namespace, TaskQueue, run_loop
 from perdure.cli.failing import Failed, Misused
 from perdure.cli.output import Output
-from perdure.cli.place import Place, chosen
+from perdure.cli.place import Place, chosen, connected
 
 ModuleSpec = Annotated[
     str, typer.Argument(metavar="MODULE[:ATTR]", help="What to import and run.", show_default=False)
@@ -32,6 +32,7 @@ def worker(
     address: Address = None,
     namespace: Namespace = "default",
     task_queue: TaskQueue = None,
+    config: ConfigFile = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
 ) -> None:
     """Import a module and run its workflows and activities, until told to stop (Ctrl-C)."""
@@ -39,26 +40,19 @@ def worker(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    place = Place(db, address, namespace, task_queue)
+    place = Place(db, address, namespace, task_queue, config=config)
     run_loop(_work(place, chosen(module), module))
 
 
 async def _work(place: Place, lists: tuple[list[Any], list[Any]] | None, module: str) -> None:
-    import perdure
-
-    assert place.file is None or place.file.name  # a target that makes no sense is told first
     given: dict[str, Any] = {}
     if lists is not None:
         given = {"workflows": lists[0], "activities": lists[1]}
-    async with (
-        perdure.connect(
-            place.target, namespace=place.namespace, task_queue=place.task_queue
-        ) as client,
-        client.worker(**given),
-    ):
+    assert place.parsed  # a target that makes no sense is told first
+    async with connected(place) as client, client.worker(**given):
         told = told_to_stop()
         queue = place.task_queue or "default"
-        print(f"{module}: working on {place.target}, task queue {queue}", file=sys.stderr)
+        print(f"{module}: working on {place.shown}, task queue {queue}", file=sys.stderr)
         await told
         print("stopping: what runs may finish", file=sys.stderr)
 

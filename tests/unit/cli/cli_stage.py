@@ -99,6 +99,11 @@ class Stage:
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("PERDURE_")}
         self.environment["PERDURE_DB"] = "runs.db"
 
+    @property
+    def is_shared(self) -> bool:
+        """Can others work on the database while a command does?"""
+        return self.environment["PERDURE_DB"].startswith("postgresql://")
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command as a process of its own and leave it running."""
         return subprocess.Popen(

@@ -12,7 +12,7 @@ import typer.main
 from perdure.cli.app import app
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "cli.md"
-EVERYWHERE = {"--db", "--address", "--namespace", "--json"}
+EVERYWHERE = {"--db", "--address", "--namespace", "--config", "--json"}
 
 
 def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -113,8 +113,6 @@ MISTAKES: list[tuple[list[str], int, str]] = [
     (["workflow", "result", "f"], 1, "n: must not be negative"),
     (["workflow", "result", "c"], 1, "--wait"),
     (["workflow", "query", "d", "nope", "-m", "program"], 1, "nope"),
-    (["workflow", "query", "c", "now"], 2, "--module"),
-    (["workflow", "update", "c", "set", "-i", "x"], 2, "--module"),
     (["workflow", "update", "c", "set", "-i", "x", "-m", "program"], 2, '-input 1'),
     (["workflow", "reset", "d", "--to", "77"], 1, "last event ID"),
     (["workflow", "describe", "d", "-r", "no-uuid"], 1, "RunId"),
@@ -127,9 +125,15 @@ MISTAKES: list[tuple[list[str], int, str]] = [
 ]  # fmt: skip
 
 
+ON_A_FILE: list[tuple[list[str], int, str]] = [
+    (["workflow", "query", "c", "now"], 2, "--module"),
+    (["workflow", "update", "c", "set", "-i", "x"], 2, "--module"),
+]
+
+
 def test_a_mistake_goes_to_stderr_and_changes_nothing(played: Stage) -> None:
     before = played.workflow("list", "--json").json
-    for arguments, code, words in MISTAKES:
+    for arguments, code, words in MISTAKES + ([] if played.is_shared else ON_A_FILE):
         for extra in ([], ["--json"]):
             if extra and arguments[0] == "worker":
                 continue
@@ -152,7 +156,9 @@ def _process(stage: Stage, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_as_processes_of_their_own(played: Stage) -> None:
+def test_as_processes_of_their_own(file_stage: Stage) -> None:
+    played = file_stage
+    assert played.workflow("execute", "doubled", "-i", "4", "-w", "d", "-m", "program").code == 0
     history = _process(played, "workflow", "show", "d", "--json")
     assert (history.returncode, history.stderr) == (0, "")
     (played.folder / "d.json").write_text(history.stdout)
@@ -192,19 +198,19 @@ async def wrong() -> None:
 """
 
 
-def test_lint_knows_every_rule_of_the_docs(stage: Stage) -> None:
-    (stage.folder / "wrong.py").write_text(WRONG)
-    done = stage.run("lint", "wrong.py", "--json")
+def test_lint_knows_every_rule_of_the_docs(file_stage: Stage) -> None:
+    (file_stage.folder / "wrong.py").write_text(WRONG)
+    done = file_stage.run("lint", "wrong.py", "--json")
     assert done.code == 1
     assert {finding["rule"] for finding in done.json} == {
         "io", "random", "sleep", "thread", "environment", "set-order", "global-state",
         "swallowed-cancel",
     }  # fmt: skip
     assert f"{len(done.json)} findings" in done.error
-    people = stage.run("lint", "wrong.py")
+    people = file_stage.run("lint", "wrong.py")
     for finding in done.json:
         assert f"wrong.py:{finding['line']}:" in people.out
-    (stage.folder / "wrong.py").write_text(WRONG.replace(
+    (file_stage.folder / "wrong.py").write_text(WRONG.replace(
         "async def wrong() -> None:", "async def wrong() -> None:  # perdure: ignore"
     ))  # fmt: skip
-    assert stage.run("lint", "wrong.py").code == 0
+    assert file_stage.run("lint", "wrong.py").code == 0

@@ -30,45 +30,45 @@ def test_help_imports_nothing_of_the_engine() -> None:
     assert "LOADED []" in done.stdout
 
 
-def test_version(stage: Stage) -> None:
-    assert stage.run("--version").out.strip().count(".") == 2
+def test_version(file_stage: Stage) -> None:
+    assert file_stage.run("--version").out.strip().count(".") == 2
 
 
-def test_lint_finds_what_does_not_replay(stage: Stage) -> None:
-    assert stage.run("lint", "program.py").code == 0
-    (stage.folder / "wrong.py").write_text(
+def test_lint_finds_what_does_not_replay(file_stage: Stage) -> None:
+    assert file_stage.run("lint", "program.py").code == 0
+    (file_stage.folder / "wrong.py").write_text(
         "import time\nfrom perdure import workflow\n\n"
         "@workflow\nasync def slow() -> None:\n    time.sleep(5)\n"
     )
-    done = stage.run("lint", ".", "--json")
+    done = file_stage.run("lint", ".", "--json")
     assert done.code == 1
     (finding,) = done.json
     assert (finding["line"], finding["rule"]) == (6, "sleep")
-    assert "wrong.py:6" in stage.run("lint", "wrong.py").out
-    missing = stage.run("lint", "nowhere.py")
+    assert "wrong.py:6" in file_stage.run("lint", "wrong.py").out
+    missing = file_stage.run("lint", "nowhere.py")
     assert (missing.code, "nowhere.py" in missing.error) == (2, True)
-    (stage.folder / "broken.py").write_text("def (")
-    broken = stage.run("lint", "broken.py")
+    (file_stage.folder / "broken.py").write_text("def (")
+    broken = file_stage.run("lint", "broken.py")
     assert broken.code == 1
     assert "broken.py" in broken.error
 
 
-def test_a_worker_can_run_a_part_of_a_module(stage: Stage) -> None:
+def test_a_worker_can_run_a_part_of_a_module(file_stage: Stage) -> None:
     for spec, words in (("program:nothing", "nothing"), ("program:PROGRAM", "PROGRAM")):
-        done = stage.run("worker", spec)
+        done = file_stage.run("worker", spec)
         assert (done.code, words in done.error) == (2, True), done.err
-    process = stage.start("worker", "program:only_double")
+    process = file_stage.start("worker", "program:only_double")
     assert process.stderr is not None
     assert any("working on" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
 
 
-def test_a_second_worker_is_told_who_has_the_file(stage: Stage) -> None:
-    process = stage.start("worker", "program")
+def test_a_second_worker_is_told_who_has_the_file(file_stage: Stage) -> None:
+    process = file_stage.start("worker", "program")
     assert process.stderr is not None
     assert any("working on" in line for line in process.stderr)
-    second = stage.run("worker", "program")
+    second = file_stage.run("worker", "program")
     assert second.code == 1
     assert f"process {process.pid}" in second.error
     process.send_signal(signal.SIGTERM)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import perdure
+from perdure import workflow
+from perdure.api.errors import InvalidArgument
 from perdure.sdk.client import Client
 from perdure.targets import Target, parse_target
 
@@ -78,6 +80,29 @@ def test_arguments_must_fit_the_target() -> None:
         perdure.connect(Path("orders.db"))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="only for servers"):
         perdure.connect("memory://", api_key="secret")
+    with pytest.raises(ValueError, match="not for 'postgresql://app@h/d'"):
+        perdure.connect("postgresql://app:topsecret@h/d", api_key="x")
+    with pytest.raises(ValueError, match=r"config: only for .*'h:7233'"):
+        perdure.connect("h:7233", config="perdure.toml")
+    with pytest.raises(FileNotFoundError):
+        perdure.connect("memory://", config=Path("none.toml"))
+
+
+@workflow
+async def first_of(values: list[str]) -> str:
+    return values[0]
+
+
+async def test_an_embedded_node_has_the_settings_of_a_config_file(tmp_path: Path) -> None:
+    file = tmp_path / "perdure.toml"
+    file.write_text("limit.blobSize.error = 1000\n")
+    async with perdure.connect("memory://", config=file) as client, client.worker():
+        assert await client.execute(first_of, ["x"], id="small") == "x"
+        with pytest.raises(InvalidArgument, match="1000 are allowed"):
+            await client.execute(first_of, ["x" * 1000], id="large")
+    file.write_text("limit.blobSize.eror = 1000\n")
+    with pytest.raises(ValueError, match=r"perdure\.toml: .* did you mean limit\.blobSize\.error"):
+        perdure.connect("memory://", config=str(file))
 
 
 async def test_a_server_is_not_asked_before_it_is_needed() -> None:
