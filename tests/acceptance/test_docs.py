@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from perdure.api import errors as api_errors
-from perdure.cli.place import reader
+from perdure.cli.place import Place, reader
 from perdure.engine.limits import DEFAULT
 from perdure.sdk import errors as sdk_errors
 from perdure.sdk.errors import PerdureError
@@ -94,7 +94,7 @@ def check(command: str, lines: list[str], folder: Path) -> None:
 async def has_timer(database: Path, run: str) -> bool:
     """Has the run started a timer? Looks beside the process that has the file."""
     try:
-        async with reader(database, "default") as client:
+        async with reader(Place(str(database), None, "default")) as client:
             history = await client.handle(run).fetch_history()
     except (PerdureError, api_errors.RPCError, contract.StoreError):
         return False  # the file or the run is not there yet
