@@ -61,11 +61,9 @@ nr AS (
             WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id AND r.close_ns = 0
         )
     ) AND (
-        u.follows IS NULL OR u.follows = coalesce((
-            SELECT r.key FROM perdure.runs AS r
-            WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id
-            ORDER BY r.start_ns DESC, r.key DESC LIMIT 1
-        ), 0)
+        u.follows IS NULL OR u.follows = (
+            SELECT coalesce(max(last.key), 0) FROM ({last_runs}) AS last
+        )
     )
     RETURNING key
 )

@@ -37,7 +37,16 @@ _PATIENT: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NU
 _HASTY: Final = "set_config('lock_timeout', '1s', true) IS NOT NULL"
 """The same for who can ask again."""
 
+_LAST_RUNS: Final = """
+    SELECT r.key FROM perdure.runs AS r
+    WHERE r.namespace = u.namespace AND r.workflow_id BETWEEN u.workflow_id AND u.workflow_id
+    ORDER BY r.workflow_id DESC, r.start_ns DESC FETCH FIRST ROW WITH TIES
+"""
+"""The runs of a workflow id that started last, usually one. Only the index of workflow ids has this
+order, so a plan that was made for an empty table does not go through the whole namespace."""
+
 _VALUES: Final = {
+    "last_runs": _LAST_RUNS,
     "now": NOW,
     "began": BEGAN,
     "quick": _QUICK,

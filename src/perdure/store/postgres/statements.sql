@@ -53,11 +53,7 @@ CROSS JOIN LATERAL (
         WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id AND close_ns = 0
     )
     UNION ALL
-    (
-        SELECT key, 1 AS place FROM perdure.runs AS r
-        WHERE r.namespace = u.namespace AND r.workflow_id = u.workflow_id
-        ORDER BY start_ns DESC, key DESC LIMIT 1
-    )
+    (SELECT last.key, 1 AS place FROM ({last_runs}) AS last ORDER BY last.key DESC LIMIT 1)
     ORDER BY place LIMIT 1
 ) AS f;
 
