@@ -17,10 +17,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from perdure.store.contract import (
+    LEVEL_BITS,
     NOBODY,
     START,
     THIS_NODE,
+    Backlog,
     MessageRow,
     NamespaceRow,
     Store,
@@ -218,6 +222,23 @@ class Session:
         ]
         found.sort(key=lambda pair: pair[1])
         return [pair for pair in found if pair[1] <= until_ns][:limit]
+
+    async def backlogs(self, namespace: str = "", queue: str = "", kind: int = 0) -> list[Backlog]:
+        """Of one queue: the first rank is that of those that are not leased."""
+        found = await self.database.inner.backlogs(namespace, queue, kind)
+        if not queue:
+            return found
+        firsts: dict[tuple[int, str], int] = {}
+        for row in await self.database.inner.tasks(namespace, queue, kind, START, ALL):
+            if self.database.task_leases.get(row.id, 0) < self.database.now_ns():
+                firsts.setdefault((row.rank >> LEVEL_BITS, row.fairness_key), row.rank)
+        return [
+            msgspec.structs.replace(
+                backlog,
+                first_rank=firsts.get((backlog.level, backlog.fairness_key), backlog.first_rank),
+            )
+            for backlog in found
+        ]
 
     async def next_alarm(self) -> int | None:
         found = await self.due(2**62, 1)

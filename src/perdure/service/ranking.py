@@ -82,9 +82,7 @@ class Ranking:
 
     def next(self, task: Claim) -> int:
         """The rank of a task that begins to wait."""
-        level = self._levels.get(task.level)
-        if level is None:
-            level = self._levels[task.level] = _Level()
+        level = self._level(task.level)
         key = task.fairness_key
         weight = self.weights.get(key, task.weight) if self.weights else task.weight
         weight = min(max(weight, _LIGHTEST), _HEAVIEST)
@@ -98,22 +96,44 @@ class Ranking:
 
     def taken(self, rank: int) -> None:
         """The task of that rank was given out: its level is that far."""
-        level = self._levels.get(level_of(rank))
-        if level is not None:
-            level.now = max(level.now, rank & _PASS_MAX)
+        level = self._level(level_of(rank))
+        level.now = max(level.now, rank & _PASS_MAX)
 
     def restore(self, backlogs: Iterable[Backlog]) -> None:
         """Go on from what waits in the store."""
         self._levels.clear()
-        for backlog in backlogs:
-            first, last = backlog.first_rank & _PASS_MAX, backlog.last_rank & _PASS_MAX
-            level = self._levels.get(backlog.level)
-            if level is None:
-                level = self._levels[backlog.level] = _Level()
-                level.now = first
-            level.now = min(level.now, first)
-            level.passes[backlog.fairness_key] = last
+        for number, waiting in _by_level(backlogs).items():
+            level = self._level(number)
+            first = min(backlog.first_rank & _PASS_MAX for backlog in waiting)
+            level.now = max(first, *map(_begun, waiting))
+            for backlog in waiting:
+                level.passes[backlog.fairness_key] = backlog.last_rank & _PASS_MAX
 
     def reset(self) -> None:
         """Nothing waits any more."""
         self._levels.clear()
+
+    def _level(self, number: int) -> _Level:
+        found = self._levels.get(number)
+        if found is None:
+            found = self._levels[number] = _Level()
+        return found
+
+
+def _by_level(backlogs: Iterable[Backlog]) -> dict[int, list[Backlog]]:
+    found: dict[int, list[Backlog]] = {}
+    for backlog in backlogs:
+        found.setdefault(backlog.level, []).append(backlog)
+    return found
+
+
+def _begun(backlog: Backlog) -> int:
+    """How far a level is at least, by a key of which several wait: a stride before the first.
+
+    A single one tells nothing, as its stride is not known. It may be the first that waits because a
+    node ranked it that did not know how far the level is: those that follow must not be so, too.
+    """
+    if backlog.count == 1:
+        return 0
+    stride = (backlog.last_rank - backlog.first_rank) // (backlog.count - 1)
+    return max(0, (backlog.first_rank & _PASS_MAX) - stride)

@@ -92,7 +92,7 @@ async def test_nodes_start_and_work_together(
     await fill(server)
     async with perdure.connect(dsn) as one, perdure.connect(dsn) as two:
         await one.start(Ledger, id="ledger", search_attributes={"City": "Ulm"})
-        async with two.worker(workflows=[Ledger]):
+        async with two.worker(workflows=[Ledger], activities=[]):
             await one.handle("ledger").signal("put", "close")
             async with asyncio.timeout(60):
                 assert await one.handle("ledger").result() == ["close"]

@@ -96,7 +96,10 @@ async def first_of(values: list[str]) -> str:
 async def test_an_embedded_node_has_the_settings_of_a_config_file(tmp_path: Path) -> None:
     file = tmp_path / "perdure.toml"
     file.write_text("limit.blobSize.error = 1000\n")
-    async with perdure.connect("memory://", config=file) as client, client.worker():
+    async with (
+        perdure.connect("memory://", config=file) as client,
+        client.worker(workflows=[first_of], activities=[]),
+    ):
         assert await client.execute(first_of, ["x"], id="small") == "x"
         with pytest.raises(InvalidArgument, match="1000 are allowed"):
             await client.execute(first_of, ["x" * 1000], id="large")

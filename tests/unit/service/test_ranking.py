@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from temporalio.api.common.v1 import Priority
 
 from perdure.service.ranking import DEFAULT_LEVEL, LEVELS, Claim, Ranking, claim, level_of
-from perdure.store.contract import Backlog
+from perdure.store.contract import LEVEL_BITS, Backlog
+
+PASS = (1 << LEVEL_BITS) - 1
 
 
 def in_order(ranking: Ranking, tasks: list[Claim]) -> list[Claim]:
@@ -86,6 +88,24 @@ def test_it_goes_on_from_what_waits_in_the_store() -> None:
     assert after.next(of_key("x")) == before.next(of_key("x"))
     assert after.next(of_key("y")) == before.next(of_key("y"))
     assert ranks["x"][0] <= after.next(of_key("new")) <= ranks["x"][2]
+
+
+def waiting(key: str, *passes: int) -> Backlog:
+    """Tasks of a key, of one level."""
+    first, last = (DEFAULT_LEVEL << LEVEL_BITS | passes[at] for at in (0, -1))
+    return Backlog("d", "q", 1, DEFAULT_LEVEL, key, len(passes), first, last, 0)
+
+
+def test_a_single_task_that_was_ranked_too_low_takes_no_others_with_it() -> None:
+    ranking = Ranking()
+    ranking.restore([waiting("a", 50_000, 51_000, 52_000), waiting("b", 1_000)])
+    assert 50_000 < ranking.next(of_key("b")) & PASS < 52_000
+
+
+def test_what_was_given_out_tells_how_far_a_level_is_before_anything_waits() -> None:
+    ranking = Ranking()
+    ranking.taken(DEFAULT_LEVEL << LEVEL_BITS | 50_000)
+    assert ranking.next(of_key("b")) & PASS > 50_000
 
 
 def test_nothing_waits_any_more() -> None:

@@ -13,8 +13,8 @@ import asyncpg
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from store_contract import record
 from store_oracle import answer
+from store_rows import record
 
 from perdure.api.errors import InvalidArgument
 from perdure.service import search_attributes

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from store_contract import start, step
+from store_rows import start, step
 
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres.store import ID_BLOCK

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store_contract import record, start
+from store_rows import record, start
 
 from perdure.store.contract import Write
 from perdure.store.postgres import PostgresStore, indexes, render

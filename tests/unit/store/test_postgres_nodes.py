@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store_contract import closed, start, step
+from store_rows import closed, start, step
 
 from perdure.store.contract import NOBODY, OTHERS, THIS_NODE, MessageRow, StoreUndelivered
 from perdure.store.postgres import PostgresStore, sharing

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from store_contract import start, step, task
+from store_rows import start, step, task
 
 from perdure.store.contract import StoreRefused, StoreUnavailable, Write
 from perdure.store.postgres import PostgresStore

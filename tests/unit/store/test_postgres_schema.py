@@ -6,7 +6,7 @@ import asyncio
 
 import asyncpg
 import pytest
-from store_contract import start
+from store_rows import start
 
 from perdure.store.contract import StoreError, StoreTooNew, StoreUnavailable
 from perdure.store.postgres import PostgresStore, schema

@@ -9,9 +9,10 @@ from typing import Any
 
 import asyncpg
 import pytest
-from store_contract import closed, start, step
+from store_rows import closed, start, step
 
 from perdure.store.contract import (
+    LEVEL_BITS,
     MessageRow,
     NamespaceRow,
     StoreError,
@@ -152,6 +153,20 @@ async def test_a_lease_runs_out(pair: Pair) -> None:
     assert await pair.two.sharing.lease_tasks(ORDERS, 9) == []
     await pair.age("tasks", "leased_until_ns", SECOND_NS)
     assert await pair.two.sharing.lease_tasks(ORDERS, 9) == tasks
+
+
+async def test_a_backlog_begins_with_what_no_node_has_leased(pair: Pair) -> None:
+    ranks = [3 << LEVEL_BITS | place for place in range(3)]
+    for rank in ranks:
+        await waiting(pair.one, 1, rank=rank)
+    [found] = await pair.one.backlogs(*ORDERS)
+    assert (found.count, found.first_rank, found.last_rank) == (3, ranks[0], ranks[2])
+    await pair.two.sharing.lease_tasks(ORDERS, 1)
+    [found] = await pair.one.backlogs(*ORDERS)
+    assert (found.count, found.first_rank, found.last_rank) == (3, ranks[1], ranks[2])
+    await pair.two.sharing.lease_tasks(ORDERS, 2)
+    [found] = await pair.one.backlogs(*ORDERS)
+    assert (found.count, found.first_rank, found.last_rank) == (3, ranks[0], ranks[2])
 
 
 async def test_a_lease_that_is_given_up_is_told(pair: Pair) -> None:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_contract import record, start, step, task
+from store_rows import record, start, step, task
 
 from perdure.store.contract import (
     DEFAULT_RANK,
@@ -264,7 +264,7 @@ async def test_a_full_database_loses_nothing_and_recovers(tmp_path: Path) -> Non
 FULL_DISK = """
 import asyncio, resource, sys
 sys.path.insert(0, sys.argv[2])
-from store_contract import start, step
+from store_rows import start, step
 from perdure.store.contract import StoreUnavailable
 from perdure.store.sqlite import SqliteStore
 
@@ -312,7 +312,7 @@ def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
 CRASH = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[2])
-from store_contract import start, step
+from store_rows import start, step
 from perdure.store.sqlite import SqliteStore, store as module
 module.CHECKPOINT_PAGES = 300
 
