@@ -60,6 +60,9 @@ class NodeOnPostgresAgainstOracle(NodeAgainstOracle):
 
     async def _reopen(self) -> None:
         await self.harness.reopen()
+        async with asyncio.timeout(PATIENCE_S):  # what the former process held is offered again
+            while await self.harness.node.store.in_flight():  # noqa: ASYNC110, beside the calls
+                await asyncio.sleep(0.01)
         await settle()
 
     def close(self) -> None:

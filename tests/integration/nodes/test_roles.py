@@ -72,7 +72,7 @@ async def test_a_role_with_what_the_page_grants_runs_nodes(
     async with (
         perdure.connect(as_role) as first,
         perdure.connect(as_role) as second,
-        first.worker(workflows=[doubled], activities=[]),
+        first.worker(workflows=[doubled], activities=[double]),
     ):
         assert await second.execute(doubled, 4, id="d") == 8
         assert [run.id async for run in second.list("WorkflowType = 'doubled'")] == ["d"]
