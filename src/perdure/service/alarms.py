@@ -82,6 +82,8 @@ class Alarms:
                 if not all(rung):
                     next_ns = clock.now_ns() + settings.retry_ns
                     break
+            if not next_ns:
+                self._unrung.over()
             next_ns = next_ns or await self._store.next_alarm() or 0
             self._unread.over()
         except StoreError as error:
@@ -111,7 +113,6 @@ class Alarms:
         except Exception:
             log.exception("run %d could not be rung", key)
             return False
-        self._unrung.over()
         return True
 
     async def close(self) -> None:

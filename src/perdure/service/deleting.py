@@ -170,6 +170,9 @@ class Purger:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._emptied: set[str] = set()  # ids of deleted namespaces
+        self._round: asyncio.Task[None] | None = None
+        self._closed = False
         self._sweep: asyncio.Task[None] | None = None
         self._at_once = _WEIGHT_AT_ONCE
         self._alarm: Alarm | None = None  # of the next sweep, until that is over
@@ -180,9 +183,15 @@ class Purger:
         self.watch_retention()
 
     def go_on(self) -> None:
-        """Remove the runs of all deleted namespaces: nobody else may be about to."""
+        """Remove the runs of all deleted namespaces, one after the other: nobody else may be about
+        to."""
+        if not self._closed and (self._round is None or self._round.done()):
+            self._round = asyncio.get_running_loop().create_task(self._empty_all())
+
+    async def _empty_all(self) -> None:
         for namespace in self._node.namespaces.deleted():
-            self.start(namespace)
+            if namespace.id not in self._emptied:
+                await asyncio.wait([self.start(namespace)])
 
     def start(self, namespace: Namespace) -> asyncio.Task[None]:
         """Remove a deleted namespace's runs; the task that does."""
@@ -194,10 +203,11 @@ class Purger:
 
     async def close(self) -> None:
         """Stop; the next open goes on."""
+        self._closed = True
         if self._alarm is not None:
             self._alarm.cancel()
-        running = [*self._tasks.values(), *([self._sweep] if self._sweep else [])]
-        tasks = [task for task in running if not task.done()]
+        running = [self._round, *self._tasks.values(), self._sweep]
+        tasks = [task for task in running if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -248,6 +258,8 @@ class Purger:
             removed, undelivered = await self._purge_once(query, deleted)
             if undelivered and deleted:
                 await self._pause()
+        if deleted:
+            self._emptied.add(deleted.id)
 
     async def _purge_once(self, query: Query, deleted: Namespace | None) -> tuple[int, int]:
         """Page by page, and past runs that cannot be removed; how many were, and how many are not

@@ -48,7 +48,9 @@ class MultiOperationRPCs(UpdateRPCs):
         _check_start(start)
         _check_update(start, update, self.node.settings)
         update.request.CopyFrom(updates.with_id(update.request))
-        answer = await self._elsewhere(request, start)
+        if not start.request_id:  # it may be asked twice
+            start.request_id = self.node.new_id()
+        answer = await self._elsewhere(request.namespace, start, update)
         if answer is not None:
             return answer
         pending: list[tuple[int, PendingUpdate]] = []
@@ -72,15 +74,21 @@ class MultiOperationRPCs(UpdateRPCs):
         return made
 
     async def _elsewhere(
-        self, request: ExecuteMultiOperationRequest, start: StartWorkflowExecutionRequest
+        self,
+        namespace: str,
+        start: StartWorkflowExecutionRequest,
+        update: UpdateWorkflowExecutionRequest,
     ) -> ExecuteMultiOperationResponse | None:
         """The answer of the node where workers of the start's task queue poll."""
         node = self.node
         if node.neighbours is None:
             return None
+        request = ExecuteMultiOperationRequest(namespace=namespace)
+        request.operations.add().start_workflow.CopyFrom(start)
+        request.operations.add().update_workflow.CopyFrom(update)
         deadline_ns = until(node.clock.now_ns(), node.settings.history_poll_ns)
         answer: ExecuteMultiOperationResponse | None = await node.neighbours.ask_queues(
-            request.namespace, [start.task_queue.name], "execute_multi_operation", request,
+            namespace, [start.task_queue.name], "execute_multi_operation", request,
             deadline_ns,
         )  # fmt: skip
         return answer

@@ -220,16 +220,18 @@ class Node:
 
     async def _reread(self) -> None:
         """Read what waits in the store, once it can be read."""
-        while self._is_behind and self._end is None:
-            self._is_behind = False
-            try:
-                await self.matching.reread()
-                await self.courier.reread()
-                await self.alarms.open()
-            except StoreError:
-                self._is_behind = True
-                await sleep_until(self.clock, self.clock.now_ns() + self.settings.retry_ns)
-        self._looking = False
+        try:
+            while self._is_behind and self._end is None:
+                self._is_behind = False
+                try:
+                    await self.matching.reread()
+                    await self.courier.reread()
+                    await self.alarms.open()
+                except StoreError:
+                    self._is_behind = True
+                    await sleep_until(self.clock, self.clock.now_ns() + self.settings.retry_ns)
+        finally:
+            self._looking = False
 
     def give_up(self, poll: Poll) -> None:
         """The caller of a parked poll is gone; a task that it was given goes back."""

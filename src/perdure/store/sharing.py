@@ -88,6 +88,10 @@ def interval_ns(per_second: float) -> int:
     return round(min(_SECOND_NS / per_second, _INTERVAL_MAX_NS))
 
 
+CLOCK_SLACK_NS: Final = 1_000_000_000
+"""The database's clock may be set back a little."""
+
+
 def permitted(
     now_ns: int, due_ns: int, per_second: float, burst: int, wanted: int
 ) -> tuple[int, int]:
@@ -98,7 +102,7 @@ def permitted(
     """
     between_ns = max(1, interval_ns(per_second))
     full_ns = now_ns + burst * between_ns
-    if not now_ns < due_ns <= full_ns:
+    if not now_ns < due_ns <= full_ns + CLOCK_SLACK_NS:
         due_ns = now_ns
     count = max(0, min(wanted, (full_ns - due_ns) // between_ns))
     return count, due_ns + count * between_ns

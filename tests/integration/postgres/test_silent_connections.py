@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from pg_proxy import Proxy, proxy_of
 
+from perdure.store.contract import StoreUnavailable
 from perdure.store.postgres import PostgresStore, connections
 from postgres import PostgresServer
 
@@ -49,3 +50,17 @@ async def test_the_others_are_replaced_then_too(behind: Behind) -> None:
         await store.sharing.beat([], [])
         assert await store.namespaces() == []
         assert await store.delete(1) == 0
+
+
+async def test_who_may_only_read_looks_for_another_connection(
+    behind: Behind, postgres_server: PostgresServer, postgres_dsn: str
+) -> None:
+    store, _ = behind
+    name = postgres_dsn.split("/")[3].partition("?")[0]
+    read_only = f"ALTER DATABASE {name} SET default_transaction_read_only ="
+    await postgres_server.execute(f"{read_only} on")
+    await store._heart.expire()
+    with pytest.raises(StoreUnavailable, match="only reads"):
+        await store.sharing.beat([], [])
+    await postgres_server.execute(f"{read_only} off")
+    assert (await store.sharing.beat([], [])).nodes == {store.node}

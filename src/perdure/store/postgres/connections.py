@@ -70,11 +70,12 @@ class Pool:
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pool.terminate()
 
-    def connection(self) -> Any:
-        """A connection to use, as an async context manager."""
+    def connection(self, within_s: float | None = None) -> Any:
+        """A connection to use, as an async context manager; it may take so long to have one."""
         if self._pool is None:
             raise asyncpg.InterfaceError("the store is closed")
-        return self._pool.acquire(timeout=max(CONNECT_TIMEOUT_S, self._connect_timeout_s))
+        timeout_s = within_s or max(CONNECT_TIMEOUT_S, self._connect_timeout_s)
+        return self._pool.acquire(timeout=timeout_s)
 
     async def fetch(self, statement: str, *parameters: object) -> list[Any]:
         """Rows of one statement."""

@@ -241,20 +241,25 @@ class PostgresStore:
     # ---- reading ----
 
     async def _beat(self, statement: str, *parameters: object) -> list[Any]:
-        """A statement on which the life of this node depends: it waits for no others, and when it
-        is not answered soon, another connection is tried at once."""
+        """A statement on which the life of this node depends: it waits for no others, and what
+        stands in its way is tried another way at once."""
         try:
             return await self._beat_once(statement, *parameters)
         except StoreUnavailable as error:
-            if isinstance(error.__cause__, TimeoutError):
-                await self._reconnect()  # the others may have fallen silent, too
+            cause = error.__cause__
+        if isinstance(cause, asyncpg.TooManyConnectionsError):
+            return await self._read(statement, *parameters)  # on one of those that are open
+        if isinstance(cause, _Silent | asyncpg.ReadOnlySQLTransactionError):
+            await self._reconnect()  # the others may have fallen silent, too, or only read
         return await self._beat_once(statement, *parameters)
 
     async def _beat_once(self, statement: str, *parameters: object) -> list[Any]:
+        within_s = connections.BEAT_TIMEOUT_S
         with explained(self.name):
-            async with self._heart.connection() as connection:
-                work = _fetch(connection, statement, *parameters)
-                rows: list[Any] = await _in_time(connection, work, connections.BEAT_TIMEOUT_S)
+            async with self._heart.connection(within_s) as connection:
+                rows: list[Any] = await _in_time(
+                    connection, _fetch(connection, statement, *parameters), within_s
+                )
                 return rows
 
     async def _read(self, statement: str, *parameters: object) -> list[Any]:
@@ -381,6 +386,10 @@ class PostgresStore:
             limit -= len(page)
 
 
+class _Silent(TimeoutError):
+    """What was sent on an open connection is not answered."""
+
+
 async def _in_time(connection: Any, work: Coroutine[Any, Any, Any], within_s: float) -> Any:
     """Do something on a connection; give both up when it takes too long.
 
@@ -394,7 +403,7 @@ async def _in_time(connection: Any, work: Coroutine[Any, Any, Any], within_s: fl
         return await work
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
         if loop.time() >= expiry.when():
-            raise TimeoutError from None
+            raise _Silent from None
         raise
     finally:
         expiry.cancel()
