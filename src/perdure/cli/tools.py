@@ -48,7 +48,7 @@ async def _work(place: Place, lists: tuple[list[Any], list[Any]] | None, module:
     given: dict[str, Any] = {}
     if lists is not None:
         given = {"workflows": lists[0], "activities": lists[1]}
-    assert place.parsed  # a target that makes no sense is told first
+    _ = place.parsed  # a target that makes no sense is told first
     async with connected(place) as client, client.worker(**given):
         told = told_to_stop()
         queue = place.task_queue or "default"
