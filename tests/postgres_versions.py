@@ -49,9 +49,8 @@ PINNED: Final = {
 
 SUITES: Final = (
     "tests/unit/store",
-    "tests/integration/core",
-    "tests/integration/nodes",
-    "tests/integration/postgres",
+    "tests/integration",
+    "--ignore=tests/integration/server",
     "tests/chaos/test_chaos.py",
 )
 """What depends on the database's version."""

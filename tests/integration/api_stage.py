@@ -7,8 +7,9 @@ import functools
 import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
+from skipping_loop import SkippingLoop
 from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution
 from temporalio.api.enums.v1 import CommandType, EventType, QueryResultType
@@ -49,11 +50,11 @@ ACCEPTED, COMPLETED = 2, 3  # UpdateWorkflowExecutionLifecycleStage
 
 
 class LoopClock:
-    """The clock of a virtual loop."""
+    """The clock of a loop that skips time."""
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
+        assert isinstance(loop, VirtualLoop | SkippingLoop)
         self._loop = loop
 
     def now_ns(self) -> int:
@@ -63,13 +64,38 @@ class LoopClock:
         return self._loop.call_later(max(0, time_ns - self.now_ns()) / 1e9, callback)
 
 
+Run: TypeAlias = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Ground:
+    """What a test stands on: what keeps the data of its nodes, and how it is run."""
+
+    def __init__(
+        self,
+        new_store: Callable[[], Store] = lambda: SqliteStore(":memory:"),
+        run: Run = virtual_loop.run,
+    ) -> None:
+        self.new_store = new_store
+        self.run = run
+
+
+_ground = Ground()
+
+
+def stand_on(ground: Ground) -> None:
+    """From now on tests have their data, and run, there."""
+    global _ground
+    _ground = ground
+
+
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test on virtual time: waiting costs nothing."""
+    """Run an async test with skipped time: waiting costs nothing."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
-        virtual_loop.run(test(*args, **kwargs))
+        _ground.run(test(*args, **kwargs))
 
+    run.is_virtual = True  # type: ignore[attr-defined]
     return run
 
 
@@ -340,8 +366,8 @@ class Stage:
 
 @asynccontextmanager
 async def staged(store: Store | None = None, **options: Any) -> AsyncIterator[Stage]:
-    """A node over a store (a fresh one in memory by default), on the running virtual loop."""
-    node = await Node.open(store or SqliteStore(":memory:"), clock=LoopClock(), **options)
+    """A node over a store (by default an empty one of the test's ground), on the running loop."""
+    node = await Node.open(store or _ground.new_store(), clock=LoopClock(), **options)
     try:
         yield Stage(node)
     finally:

@@ -6,7 +6,7 @@ import asyncio
 import random
 
 import pytest
-from api_stage import COMPLETED, Answers, Stage, finish, names, soon, staged
+from api_stage import COMPLETED, Answers, Stage, finish, names, soon, staged, virtual
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueResponse
 
 from perdure.api.errors import (
@@ -159,14 +159,11 @@ def test_updates_and_queries_are_settled_once(seed: int) -> None:
     virtual_loop.run(scenario(seed))
 
 
-def test_a_rejection_needs_the_request() -> None:
+@virtual
+async def test_a_rejection_needs_the_request() -> None:
     """The worker above is a fair one: an answer to an update that nobody asked for is refused."""
-
-    async def stranger() -> None:
-        async with staged() as stage:
-            await stage.start("a")
-            task = await stage.poll()
-            with pytest.raises(InvalidArgument):
-                await stage.complete(task, updates=Answers().complete("nobody"))
-
-    virtual_loop.run(stranger())
+    async with staged() as stage:
+        await stage.start("a")
+        task = await stage.poll()
+        with pytest.raises(InvalidArgument):
+            await stage.complete(task, updates=Answers().complete("nobody"))

@@ -282,7 +282,8 @@ async def test_retention_removes_runs_a_few_at_a_time(monkeypatch: pytest.Monkey
         monkeypatch.setattr(store, "delete", counted)
         await asyncio.sleep(26 * 3600)
         assert await store.list_runs(Query("n")) == []
-        assert removed == [50, 50, 30]
+        assert max(removed) == 50
+        assert sum(removed) == 130
 
 
 @virtual

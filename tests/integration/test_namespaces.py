@@ -88,7 +88,7 @@ async def test_only_what_works_is_advertised() -> None:
         assert system.server_version
         assert not system.capabilities.nexus
         cluster = await stage.api.get_cluster_info(GetClusterInfoRequest())
-        assert cluster.persistence_store == "sqlite"
+        assert cluster.persistence_store in type(stage.node.store).__name__.lower()
         clusters = await stage.api.list_clusters(ListClustersRequest())
         assert [found.cluster_name for found in clusters.clusters] == [cluster.cluster_name]
 

@@ -25,8 +25,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 
 from perdure.api.errors import InvalidArgument, NotFound, Unavailable
-from perdure.store.contract import Loaded, StoreUnavailable, Unit
-from perdure.store.sqlite import SqliteStore
+from perdure.store.contract import Loaded, Store, StoreUnavailable, Unit
 
 TERMINATED = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_TERMINATED
 COMPLETED = WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_COMPLETED
@@ -220,36 +219,43 @@ async def test_wrong_requests_are_refused() -> None:
             await reset(stage, 4)
 
 
-class LostAnswer(SqliteStore):
-    """Commits, or not, and says that it failed."""
+class Trouble:
+    """Lets a store commit, or not, and say that it failed."""
 
-    fails = ""
-    reachable = True
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails = ""
+        self.reachable = True
+        load, commit = store.load, store.commit
 
-    async def load(self, key: int) -> Loaded | None:
-        if not self.reachable:
-            raise StoreUnavailable("broken")
-        return await super().load(key)
+        async def shaky_load(key: int) -> Loaded | None:
+            if not self.reachable:
+                raise StoreUnavailable("broken")
+            return await load(key)
 
-    async def commit(self, units: Sequence[Unit]) -> list[int]:
-        if self.fails == "before":
-            raise StoreUnavailable("broken")
-        conflicts = await super().commit(units)
-        if self.fails == "after":
-            raise StoreUnavailable("broken")
-        return conflicts
+        async def shaky_commit(units: Sequence[Unit]) -> list[int]:
+            if self.fails == "before":
+                raise StoreUnavailable("broken")
+            conflicts = await commit(units)
+            if self.fails == "after":
+                raise StoreUnavailable("broken")
+            return conflicts
+
+        monkeypatch.setattr(store, "load", shaky_load)
+        monkeypatch.setattr(store, "commit", shaky_commit)
 
 
 @virtual
-async def test_a_reset_that_could_not_be_stored_may_be_repeated() -> None:
-    store = LostAnswer(":memory:")
-    async with staged(store) as stage:
+async def test_a_reset_that_could_not_be_stored_may_be_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with staged() as stage:
+        trouble = Trouble(stage.node.store, monkeypatch)
         old = await stage.start("a")
         await stage.step(timer("t"))
-        store.fails = "before"
+        trouble.fails = "before"
         with pytest.raises(Unavailable):
             await reset(stage, 4)
-        store.fails = ""
+        trouble.fails = ""
         assert (await stage.describe("a", old)).workflow_execution_info.status == RUNNING
         new = await reset(stage, 4)
         assert (await stage.describe("a", old)).workflow_extended_info.reset_run_id == new
@@ -258,18 +264,20 @@ async def test_a_reset_that_could_not_be_stored_may_be_repeated() -> None:
 
 @virtual
 @pytest.mark.parametrize("reachable", [True, False])
-async def test_a_reset_whose_answer_was_lost_is_found_again(reachable: bool) -> None:
-    store = LostAnswer(":memory:")
-    async with staged(store) as stage:
+async def test_a_reset_whose_answer_was_lost_is_found_again(
+    reachable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged() as stage:
+        trouble = Trouble(stage.node.store, monkeypatch)
         old = await stage.start("a")
         await stage.step(timer("t"))
-        store.fails, store.reachable = "after", reachable
+        trouble.fails, trouble.reachable = "after", reachable
         if reachable:  # the node sees for itself that it was stored
             await reset(stage, 4)
         else:
             with pytest.raises(Unavailable):
                 await reset(stage, 4)
-        store.fails, store.reachable = "", True
+        trouble.fails, trouble.reachable = "", True
         new = await reset(stage, 4)
         assert (await stage.describe("a", old)).workflow_extended_info.reset_run_id == new
         assert (await stage.describe("a")).workflow_execution_info.execution.run_id == new

@@ -39,10 +39,10 @@ async def test_a_query_waits_as_long_as_is_set() -> None:
         assert (stage.node.clock.now_ns() - before_ns) / SECOND_NS == pytest.approx(40, abs=0.5)
 
     async with staged(settings=asked(7)) as stage:
-        await stage.start("a")
+        await stage.start("b")
         before_ns = stage.node.clock.now_ns()
         with pytest.raises(DeadlineExceeded, match="within 7 s"):
-            await stage.query("a")
+            await stage.query("b")
         assert (stage.node.clock.now_ns() - before_ns) / SECOND_NS == pytest.approx(7, abs=0.5)
 
 
