@@ -12,7 +12,7 @@ from perdure.service import neighbours
 from perdure.store.postgres import PostgresStore
 
 _BEATS_APART_S = 600.0
-"""Of a node whose hours pass in no time: signs of life are statements, and nobody waits for them."""
+"""Hours pass in no time, and each sign of life is a statement that nobody waits for here."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
