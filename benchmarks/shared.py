@@ -73,9 +73,12 @@ _MANY = {"workflows": 500, "steps": 10, "in_flight": 200}
 _FEW = {"workflows": 60, "steps": 10, "in_flight": 60}
 
 
+def _where(nodes: int, served: bool) -> str:
+    return f"{'gRPC server' if served else 'embedded'}, nodes: {nodes}"
+
+
 def _throughput(nodes: int, *, served: bool) -> Case:
-    where = "gRPC server" if served else "embedded"
-    title = f"{where}, nodes: {nodes}; each {{workflows}} workflows of {{steps}} steps"
+    title = f"{_where(nodes, served)}; each {{workflows}} workflows of {{steps}} steps"
     rows = [
         Row("steps_per_s", "steps", "/s", True),
         Row("workflows_per_s", "workflows", "/s", True),
@@ -88,30 +91,43 @@ def _throughput(nodes: int, *, served: bool) -> Case:
     return Case(title, "throughput", _MANY, _FEW, (*rows, *DATABASE_ROWS), nodes, served)
 
 
+def _latency(nodes: int, *, served: bool) -> Case:
+    return Case(
+        f"{_where(nodes, served)}; each one workflow of {{steps}} sequential steps", "latency",
+        {"steps": 200}, {"steps": 50}, (*_times("step"), *DATABASE_ROWS), nodes, served,
+    )  # fmt: skip
+
+
+def _calls(nodes: int, *, served: bool) -> Case:
+    names = ("start", "signal", "update", "workflow") if served else ("start", "signal", "workflow")
+    return Case(
+        f"{_where(nodes, served)}; each {{times}} calls one after the other",
+        "short" if served else "calls",
+        {"times": 200}, {"times": 40}, _times(*names), nodes, served,
+    )  # fmt: skip
+
+
 CASES = {
     "a": _throughput(1, served=False),
-    "b": Case(
-        "embedded: one workflow of {steps} sequential steps", "latency",
-        {"steps": 200}, {"steps": 50}, (*_times("step"), *DATABASE_ROWS),
-    ),
-    "c": Case(
-        "embedded: {times} calls one after the other", "calls",
-        {"times": 200}, {"times": 40}, _times("start", "signal", "workflow"),
-    ),
+    "b": _latency(1, served=False),
+    "c": _calls(1, served=False),
     "d": _throughput(2, served=False),
     "e": _throughput(4, served=False),
     "f": _throughput(1, served=True),
     "g": _throughput(2, served=True),
     "h": _throughput(4, served=True),
-    "i": Case(
-        "gRPC server: one workflow of {steps} sequential steps", "latency",
-        {"steps": 200}, {"steps": 50}, (*_times("step"), *DATABASE_ROWS), served=True,
-    ),
-    "j": Case(
-        "gRPC server: {times} calls one after the other", "short",
-        {"times": 200}, {"times": 40}, _times("start", "signal", "update", "workflow"), served=True,
-    ),
-}  # fmt: skip
+    "i": _latency(1, served=True),
+    "j": _calls(1, served=True),
+    "b2": _latency(2, served=False),
+    "b4": _latency(4, served=False),
+    "c2": _calls(2, served=False),
+    "c4": _calls(4, served=False),
+    "i2": _latency(2, served=True),
+    "i4": _latency(4, served=True),
+    "j2": _calls(2, served=True),
+    "j4": _calls(4, served=True),
+}
+"""Of the percentiles of several nodes, the table shows the mean."""
 
 
 def run_together(commands: Sequence[list[str]], base: database.Database, steps: int) -> list[Facts]:

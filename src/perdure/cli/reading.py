@@ -161,12 +161,32 @@ async def result(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for it if it still runs.")] = False,
 ) -> None:
     """Print the result of a workflow that has ended; fail as it failed."""
-    handle = client.handle(workflow_id, run_id=run_id)
-    while (await _fresh(client, workflow_id, run_id)).close_time is None:
-        if not wait:
-            raise Failed(f"{workflow_id} is still running; --wait waits for its end")
-        await asyncio.sleep(POLL_S)
-    output.value(await handle.result())
+    while True:
+        while (found := await _fresh(client, workflow_id, run_id)).close_time is None:
+            if not wait:
+                raise Failed(f"{workflow_id} is still running; --wait waits for its end")
+            await asyncio.sleep(POLL_S)
+        run_id = await _following(client, workflow_id, found.run_id)
+        if not run_id:
+            break
+    output.value(await client.handle(workflow_id, run_id=found.run_id).result())
+
+
+async def _following(client: "Client", workflow_id: str, run_id: str) -> str:
+    """The run that began when this one, which has ended, did; or ""."""
+    from temporalio.api.common.v1 import WorkflowExecution
+    from temporalio.api.enums.v1 import HistoryEventFilterType
+    from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
+
+    from perdure.sdk.results import close_event
+
+    request = GetWorkflowExecutionHistoryRequest(
+        namespace=client.namespace,
+        execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
+        history_event_filter_type=HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT,
+    )
+    answer = await client.service.get_workflow_execution_history(request)
+    return close_event(answer.history.events[-1]).next_run_id
 
 
 async def _fresh(client: "Client", workflow_id: str, run_id: str | None) -> Any:

@@ -31,6 +31,13 @@ async def doubled(n: int) -> int:
     return await double(n)
 
 @workflow
+async def twice(is_first: bool) -> str:
+    if is_first:
+        workflow.continue_as_new(False)
+    await asyncio.sleep(3)
+    return "the end"
+
+@workflow
 class Counter:
     def __init__(self) -> None:
         self.total = 0

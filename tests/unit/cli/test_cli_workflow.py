@@ -53,6 +53,14 @@ def test_a_workflow_from_its_start_to_its_result(stage: Stage) -> None:
     assert described["pending_activities"] == []
 
 
+def test_the_result_of_a_run_that_continued_as_new_is_that_of_the_last_one(stage: Stage) -> None:
+    first = stage.workflow("start", "twice", "-i", "true", "-w", "t", "--json").json["run_id"]
+    with worker(stage):
+        found = stage.workflow("result", "t", "--run-id", first, "--wait", "--json")
+    assert found.json == "the end"
+    assert stage.workflow("result", "t", "--run-id", first).out == "the end\n"
+
+
 def test_tables_for_people(file_stage: Stage) -> None:
     file_stage.workflow("execute", "doubled", "-i", "4", "-w", "d-1", "-m", "program.py")
     head, row = file_stage.workflow("list").out.splitlines()
