@@ -17,6 +17,18 @@ from referee.servers import free_port, perdure_command, running, temporal_comman
 __all__ = ["postgres_dsn", "postgres_server"]
 
 
+LONG = (
+    "tests/chaos/test_chaos.py",
+    "tests/simulation/test_cluster.py",
+    "tests/chaos/test_rolling_upgrade.py",
+    "tests/acceptance/test_crash.py",
+    "tests/integration/server/test_server_command.py",
+    "tests/acceptance/test_docs.py",
+    "tests/faults/test_server_crash.py",
+)
+"""Files that take a minute and more: they begin first, so that none is left for the end, when
+nothing goes on beside it."""
+
 NODES = 2
 """Servers of the target `cluster`."""
 
@@ -33,6 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     line = "only_on(*targets, reason): the test cannot run on the other targets, for this reason"
     config.addinivalue_line("markers", line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long."""
+    items.sort(key=lambda item: item.location[0] not in LONG)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
