@@ -147,6 +147,7 @@ class Cluster:
             self.outcome.wrong += stranded_faults(runs)
         self.outcome.runs = len(runs)
         self.outcome.events = sum(len(run.events) for run in runs)
+        self.outcome.held = self.database.late.strangers.held
         self.outcome.digest = digest(runs)
         process.leave.set()
         await life

@@ -211,7 +211,7 @@ class Session:
         return await self.database.late.commit(units, write)
 
     async def settle(self, units: Sequence[Unit]) -> list[int]:
-        await self.database.late.locks(units)
+        await self.database.late.settle(units)
         return [place for place, unit in enumerate(units) if await self.database.fence(unit)]
 
     async def due(self, until_ns: int, limit: int) -> list[tuple[int, int]]:

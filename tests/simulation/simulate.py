@@ -45,6 +45,7 @@ class Outcome:
     runs: int = 0
     events: int = 0
     crashes: int = 0
+    held: int = 0
     commits: int = 0
     faults: Faults = field(default_factory=Faults)
 

@@ -50,8 +50,10 @@ def test_a_seed_of_three_nodes_is_the_same_each_time() -> None:
         assert simulate_cluster(seed).digest == simulate_cluster(seed).digest
 
 
-def test_nodes_do_crash() -> None:
-    assert sum(simulate_cluster(seed).crashes for seed in range(20)) > 10
+def test_nodes_do_crash_and_others_do_hold_rows() -> None:
+    outcomes = [simulate_cluster(seed) for seed in range(20)]
+    assert sum(outcome.crashes for outcome in outcomes) > 10
+    assert sum(outcome.held for outcome in outcomes) > 10
 
 
 class LastOneWins(Wrapped):

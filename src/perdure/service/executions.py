@@ -95,6 +95,7 @@ class Executions(Runs):
             Unavailable: the store failed; the change may or may not be stored.
         """
         before = self._unit_of(key)
+        why = ""
         for _ in range(self._settings.redo_max):
             if self.committer.is_full:
                 await self.committer.room()
@@ -109,10 +110,11 @@ class Executions(Runs):
                 raise
             try:
                 await unit.wait()
-            except Conflict:
+            except Conflict as conflict:
+                why = str(conflict)
                 continue
             return result
-        raise Unavailable("The run changes too often; try again.")
+        raise Unavailable(why or "The run changes too often; try again.")
 
     async def transact_found(
         self, find: Callable[[], Awaitable[int]], operation: Callable[[Transition], T]

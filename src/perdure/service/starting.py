@@ -218,6 +218,7 @@ class Starting:
         validation.start(request, node.settings)
         node.namespaces.admit(request.namespace, request.search_attributes)
         before = node.executions.unit_of_current(request.namespace, request.workflow_id)
+        why = ""
         for _ in range(node.settings.redo_max):
             await node.executions.committer.room()
             entry = await self._current(request)
@@ -242,13 +243,14 @@ class Starting:
             outcome, unit = self._begin(entry, start, request, signal, prepare)
             try:
                 await unit.wait()
-            except Conflict:
+            except Conflict as conflict:
+                why = str(conflict)
                 continue
             await node.namespaces.are_known([request.search_attributes])
             if outcome.eager is not None:
                 await node.dispatcher.complete_history(outcome.key, outcome.eager)
             return outcome
-        raise Unavailable("Other starts of this workflow id are in the way; try again.")
+        raise Unavailable(why or "Other starts of this workflow id are in the way; try again.")
 
     async def _current(self, request: AnyStart) -> Entry | None:
         """The run that has the workflow id now: the open one, else the last."""

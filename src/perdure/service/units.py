@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 
 class Conflict(Exception):
-    """The run changed under a transition, or an earlier one of it was lost: reload and redo."""
+    """The run changed under a transition, or an earlier one of it was lost: reload and redo.
+
+    Its text, if it has one, is what callers hear when it does not end.
+    """
 
 
 class Refused(InvalidArgument):

@@ -1,7 +1,8 @@
-"""A batch of units in one transaction, or in several where the database refuses one for good.
+"""A batch of units in one transaction, or in several where some of them cannot be written.
 
 So who asks for what no database can hold takes nobody along. To find the one that is at fault the
-batch is halved: one in two hundred costs some fifteen commits.
+batch is halved: one in two hundred costs some fifteen commits. And who changes what another session
+of the database has locked is left out, and comes again in a later batch.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import NamedTuple
 
 from perdure.api.errors import RPCError, Unavailable
 from perdure.service.outcomes import Outcome, find_out
-from perdure.service.units import Refused
-from perdure.store.contract import Store, StoreError, StoreRefused, Unit
+from perdure.service.units import Conflict, Refused
+from perdure.store.contract import Store, StoreError, StoreLocked, StoreRefused, Unit
 
 log = logging.getLogger("perdure.service")
 
@@ -22,7 +23,7 @@ class Ending(NamedTuple):
     """What became of a unit, and what its callers hear; None of a lost one: it was a conflict."""
 
     outcome: Outcome
-    failure: RPCError | None = None
+    failure: RPCError | Conflict | None = None
 
 
 _STORED = Ending(Outcome.STORED)
@@ -31,27 +32,34 @@ _IN_CONFLICT = Ending(Outcome.LOST)
 
 async def write(store: Store, units: Sequence[Unit]) -> list[Ending]:
     """Write units, in their order; how each ended. After a failure the rest is not tried."""
-    endings: list[Ending] = []
-    parts = [units]  # what is left, the next part last
+    endings = [_STORED] * len(units)
+    parts = [list(range(len(units)))]  # what is left, by place, the next part last
     while parts:
-        part = parts.pop()
+        places = parts.pop()
+        part = [units[place] for place in places]
         try:
-            conflicts = set(await store.commit(part))
+            for position in await store.commit(part):
+                endings[places[position]] = _IN_CONFLICT
+        except StoreLocked as error:
+            for position in error.positions:
+                endings[places[position]] = Ending(Outcome.LOST, Conflict(told_of(error).message))
+            locked = set(error.positions)
+            rest = [place for position, place in enumerate(places) if position not in locked]
+            if rest:
+                parts.append(rest)
         except StoreRefused as error:
-            half = len(part) // 2
+            half = len(places) // 2
             if half:
-                parts += [part[half:], part[:half]]
+                parts += [places[half:], places[:half]]
             else:
-                endings.append(Ending(Outcome.LOST, Refused(f"It cannot be stored: {error}")))
+                endings[places[0]] = Ending(Outcome.LOST, Refused(f"It cannot be stored: {error}"))
         except Exception as error:
             failure = told_of(error)
-            endings += [Ending(each, failure) for each in await find_out(store, part, error)]
-            endings += [Ending(Outcome.LOST, failure)] * (len(units) - len(endings))
+            for place in (place for left in parts for place in left):
+                endings[place] = Ending(Outcome.LOST, failure)
+            for place, outcome in zip(places, await find_out(store, part, error), strict=True):
+                endings[place] = Ending(outcome, failure)
             break
-        else:
-            endings += [
-                _IN_CONFLICT if place in conflicts else _STORED for place in range(len(part))
-            ]
     return endings
 
 

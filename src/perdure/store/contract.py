@@ -197,6 +197,19 @@ class StoreBusy(StoreUnavailable):
     """Too many ask for the same at once; later it may be their turn."""
 
 
+class StoreLocked(StoreUnavailable):
+    """Another session of the database keeps units of a commit from being written.
+
+    It is `refused`: nothing was written; the others, without those at `positions`, can be.
+    """
+
+    refused = True
+
+    def __init__(self, text: str, positions: Sequence[int]) -> None:
+        super().__init__(text)
+        self.positions = positions
+
+
 class StoreRefused(StoreError):
     """The database can never hold what it was given: a text with a NUL, more than an index takes.
 
@@ -250,7 +263,8 @@ class Store(Protocol):
         `find` gives, or a task row to drop that is gone.
         Raises StoreUnavailable with nothing written, or (a lost answer) with everything written, or
         with everything to be written a while later: `settle` makes an end of that. Raises
-        StoreRefused, with nothing written, when a unit holds what the database cannot.
+        StoreRefused, with nothing written, when a unit holds what the database cannot, and
+        StoreLocked when others hold locks for so long that units are not to wait for these.
         """
 
     async def settle(self, units: Sequence[Unit]) -> list[int]:

@@ -22,10 +22,10 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits are seconds; tests need not wait for so long."""
     monkeypatch.setattr(connections, "STATEMENT_TIMEOUT_S", 2 * QUICK_S)
     monkeypatch.setattr(connections, "WRITE_TIMEOUT_S", 2 * QUICK_S)
-    usual, short = f"'{statements.LOCK_TIMEOUT}'", f"'{QUICK_S * 1000:.0f}ms'"
-    for texts in (statements.PARTS, statements.STATEMENTS, statements.SHARED):
-        for name, text in texts.items():
-            monkeypatch.setitem(texts, name, text.replace(usual, short))
+    usual, short = f"'{statements.LOCK_TIMEOUT}'", "'60ms'"
+    monkeypatch.setitem(
+        statements.PARTS, "states", statements.PARTS["states"].replace(usual, short)
+    )
     monkeypatch.setattr(batch, "_BEGIN", batch._BEGIN.replace(usual, short))
     batch._statement.cache_clear()
 
@@ -68,6 +68,27 @@ async def test_a_row_that_another_session_holds(postgres_dsn: str) -> None:
         await patient
         await handle.signal("put", "close")
         assert await handle.result() == ["kept", "close"]
+
+
+async def test_others_go_on_while_a_run_that_another_session_holds_is_written_to(
+    postgres_dsn: str,
+) -> None:
+    async with working(postgres_dsn) as client:
+        ledgers = [await client.start(Ledger, id=f"held-{n}") for n in range(3)]
+        locks = [lock_of(ledger.id) for ledger in ledgers]
+        number = batch.lock_number(("default", "named"))
+        async with idle_in_transaction(
+            postgres_dsn, *locks, f"SELECT pg_advisory_xact_lock({number})"
+        ):
+            waiting = [asyncio.create_task(ledger.signal("put", "close")) for ledger in ledgers]
+            waiting.append(asyncio.create_task(client.start(order, "named", id="named")))
+            names = [f"free-{n}" for n in range(8)]
+            await asyncio.gather(*(client.execute(order, name, id=name) for name in names))
+            assert not any(task.done() for task in waiting)
+        await asyncio.gather(*waiting)
+        for ledger in ledgers:
+            assert await ledger.result() == ["close"]
+        await finished(client, "named")
 
 
 async def test_the_server_ends_a_session_that_idles(postgres_dsn: str) -> None:

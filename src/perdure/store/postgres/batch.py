@@ -26,6 +26,7 @@ from perdure.store.contract import (
     StoreUndelivered,
     TaskRow,
     Unit,
+    Write,
 )
 from perdure.store.folding import (
     ITEM_BITS,
@@ -79,6 +80,30 @@ async def write_batch(connection: Any, units: Sequence[Unit], node: int) -> Writ
         return await _write_batch(connection, units, node)
     finally:
         await _leave_transaction(connection)
+
+
+async def locked_units(connection: Any, units: Sequence[Unit]) -> list[int]:
+    """The positions of units that another session keeps from being written: it has locked a run of
+    theirs, or a workflow id that they start."""
+    writes = [write for unit in units for write in unit]
+    numbers = sorted({_lock_of(write) for write in writes if not write.based_on})
+    keys = sorted({write.key for write in writes if write.based_on})
+    try:
+        await connection.execute(_BEGIN)
+        starts = {row[0] for row in await connection.fetch(SQL["locked_starts"], numbers)}
+        runs = {row[0] for row in await connection.fetch(SQL["locked_states"], keys)}
+    finally:
+        await _leave_transaction(connection)
+
+    def is_locked(write: Write) -> bool:
+        return write.key in runs if write.based_on else _lock_of(write) in starts
+
+    return [place for place, unit in enumerate(units) if any(map(is_locked, unit))]
+
+
+def _lock_of(start: Write) -> int:
+    assert start.record is not None
+    return lock_number((start.record.namespace, start.record.workflow_id))
 
 
 async def delete_runs(connection: Any, keys: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ w AS (
 ),
 l AS (
     SELECT key, version, watched FROM perdure.states
-    WHERE key = ANY({1}::bigint[]) AND {patient} ORDER BY key FOR NO KEY UPDATE
+    WHERE key = ANY({1}::bigint[]) AND {brisk} ORDER BY key FOR NO KEY UPDATE
 ),
 s AS (
     UPDATE perdure.states AS s SET

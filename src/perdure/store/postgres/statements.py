@@ -30,12 +30,16 @@ BEGAN: Final = NOW.replace("clock_timestamp", "statement_timestamp")
 _QUICK: Final = "set_config('synchronous_commit', 'off', true) = 'off'"
 """A condition that is true, and lets its transaction end before the disk has it."""
 
-LOCK_TIMEOUT: Final = "5s"
-_PATIENT: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NULL"
-"""A condition that is true; rows that are found by it are waited for, but not for ever."""
+LOCK_TIMEOUT: Final = "300ms"
+"""Of a commit: the others that are in it, and all that come after it, wait as well."""
+
+_BRISK: Final = f"set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NULL"
+"""A condition that is true; rows that are found by it are waited for, but not for longer."""
 
 _HASTY: Final = "set_config('lock_timeout', '1s', true) IS NOT NULL"
 """The same for who can ask again."""
+
+_PATIENT: Final = "set_config('lock_timeout', '5s', true) IS NOT NULL"
 
 _LAST_RUNS: Final = """
     SELECT r.key FROM perdure.runs AS r
@@ -50,6 +54,7 @@ _VALUES: Final = {
     "now": NOW,
     "began": BEGAN,
     "quick": _QUICK,
+    "brisk": _BRISK,
     "patient": _PATIENT,
     "hasty": _HASTY,
     "record": ", ".join(RECORD),

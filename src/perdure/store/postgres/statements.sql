@@ -5,6 +5,18 @@
 SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]) ORDER BY key
 FOR NO KEY UPDATE;
 
+-- name: locked_states
+-- Of runs, those that another session has locked.
+WITH free AS (
+    SELECT key FROM perdure.states WHERE key = ANY($1::bigint[]) ORDER BY key
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT key FROM perdure.states WHERE key = ANY($1::bigint[]) AND key NOT IN (SELECT key FROM free);
+
+-- name: locked_starts
+-- Of the locks of workflow ids, those that another session has.
+SELECT number FROM unnest($1::bigint[]) AS number WHERE NOT pg_try_advisory_xact_lock(number);
+
 -- name: taken_run_ids
 SELECT r.namespace, r.run_id FROM perdure.runs AS r
 JOIN unnest($1::text[], $2::text[]) AS u (namespace, run_id)

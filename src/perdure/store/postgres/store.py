@@ -8,6 +8,7 @@ broken one is replaced when it is next needed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Final
 
@@ -23,12 +24,19 @@ from perdure.store.contract import (
     Place,
     Record,
     StoreError,
+    StoreLocked,
     StoreUnavailable,
     TaskRow,
     Unit,
 )
 from perdure.store.postgres import connections, listing, reads, render, schema
-from perdure.store.postgres.batch import Written, delete_runs, shorten_history, write_batch
+from perdure.store.postgres.batch import (
+    Written,
+    delete_runs,
+    locked_units,
+    shorten_history,
+    write_batch,
+)
 from perdure.store.postgres.connections import (
     LISTERS_MAX,
     READERS_MAX,
@@ -45,6 +53,9 @@ from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Custom, Query
 from perdure.store.redacting import redacted
 from perdure.store.sharing import FIRST_RUN, NAMESPACES, Queue, Sharing
+from perdure.store.trouble import Trouble
+
+log = logging.getLogger("perdure.store")
 
 ID_BLOCK: Final = 65_536  # what nextval('perdure.ids') hands out
 CHANGES_PAGE: Final = 500
@@ -74,6 +85,7 @@ class PostgresStore:
         self._pools = (self._writer, self._readers, self._listers, self._heart)
         self._lists = ListTurns(self.name)
         self._turn = asyncio.Lock()
+        self._locks = Trouble(log, "changes wait for another session")
         self._next_id = 0
         self._last_id = 0
         self._current = Gathering(self._find_current)
@@ -165,7 +177,17 @@ class PostgresStore:
 
     async def commit(self, units: Sequence[Unit]) -> list[int]:
         """Write all units but those in conflict, in one transaction; see Store.commit."""
-        written: Written = await self._write(write_batch, units, self.node)
+        try:
+            written: Written = await self._write(write_batch, units, self.node)
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, asyncpg.LockNotAvailableError):
+                raise
+            self._locks.met(error)
+            locked = await self._write(locked_units, units)
+            if not locked:
+                raise
+            raise StoreLocked(str(error), locked) from error.__cause__
+        self._locks.over()
         queues = _queues(units) if self._sharing.has_company else ()
         self._sharing.news.add(queues, written.awaited)
         return written.left_out
