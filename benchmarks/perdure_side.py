@@ -151,6 +151,23 @@ async def calls(place: str, size: dict[str, int]) -> dict[str, float]:
         return facts | measure.named_ms("workflow", taken)
 
 
+async def across(place: str, size: dict[str, int]) -> dict[str, float]:
+    """Workflows without steps: first with the worker at the client's node, then at another."""
+    facts: dict[str, float] = {}
+    async with perdure.connect(target(place)) as client, perdure.connect(target(place)) as other:
+
+        async def one() -> None:
+            await client.execute(sequential, 0)
+
+        for name, node in (("here", client), ("across", other)):
+            async with node.worker():
+                if not facts:
+                    await measure.ready(size, one)
+                await measure.timed(one, 20)
+                facts |= measure.named_ms(name, await measure.timed(one, size["times"]))
+    return facts
+
+
 async def fan_out(place: str, size: dict[str, int]) -> dict[str, float]:
     async with opened(place) as client:
         with measure.Span() as span:

@@ -63,14 +63,17 @@ class Case:
     rows: tuple[Row, ...]
     nodes: int = 1
     served: bool = False
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return ("perdure",) if self.served else ("perdure", "dbos")
+    sides: tuple[str, ...] = ("perdure", "dbos")
 
 
-_MANY = {"workflows": 500, "steps": 10, "in_flight": 200}
+_MANY = {"workflows": 500, "steps": 10, "in_flight": 100}
+"""As many at once as a worker of perdure has slots."""
+
 _FEW = {"workflows": 60, "steps": 10, "in_flight": 60}
+
+
+def _sides(served: bool) -> tuple[str, ...]:
+    return ("perdure",) if served else ("perdure", "dbos")
 
 
 def _where(nodes: int, served: bool) -> str:
@@ -88,13 +91,16 @@ def _throughput(nodes: int, *, served: bool) -> Case:
     ]
     if served:
         rows.append(Row("server_cpu_us_per_step", "server CPU a step", "µs"))
-    return Case(title, "throughput", _MANY, _FEW, (*rows, *DATABASE_ROWS), nodes, served)
+    return Case(
+        title, "throughput", _MANY, _FEW, (*rows, *DATABASE_ROWS), nodes, served, _sides(served)
+    )
 
 
 def _latency(nodes: int, *, served: bool) -> Case:
     return Case(
         f"{_where(nodes, served)}; each one workflow of {{steps}} sequential steps", "latency",
         {"steps": 200}, {"steps": 50}, (*_times("step"), *DATABASE_ROWS), nodes, served,
+        _sides(served),
     )  # fmt: skip
 
 
@@ -103,7 +109,7 @@ def _calls(nodes: int, *, served: bool) -> Case:
     return Case(
         f"{_where(nodes, served)}; each {{times}} calls one after the other",
         "short" if served else "calls",
-        {"times": 200}, {"times": 40}, _times(*names), nodes, served,
+        {"times": 200}, {"times": 40}, _times(*names), nodes, served, _sides(served),
     )  # fmt: skip
 
 
@@ -126,7 +132,11 @@ CASES = {
     "i4": _latency(4, served=True),
     "j2": _calls(2, served=True),
     "j4": _calls(4, served=True),
-}
+    "k": Case(
+        "embedded: {times} workflows without steps, with the worker here, and at another node",
+        "across", {"times": 200}, {"times": 40}, _times("here", "across"), sides=("perdure",),
+    ),
+}  # fmt: skip
 """Of the percentiles of several nodes, the table shows the mean."""
 
 
