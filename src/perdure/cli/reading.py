@@ -161,10 +161,15 @@ async def result(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for it if it still runs.")] = False,
 ) -> None:
     """Print the result of a workflow that has ended; fail as it failed."""
+    waits = False
     while True:
         while (found := await _fresh(client, workflow_id, run_id)).close_time is None:
             if not wait:
                 raise Failed(f"{workflow_id} is still running; --wait waits for its end")
+            if not waits:  # whoever has no worker there would wait for ever
+                waits = True
+                note = f"{workflow_id} is still running, on task queue {found.task_queue}"
+                print(note, file=sys.stderr)
             await asyncio.sleep(POLL_S)
         run_id = await _following(client, workflow_id, found.run_id)
         if not run_id:

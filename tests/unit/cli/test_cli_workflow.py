@@ -58,6 +58,7 @@ def test_the_result_of_a_run_that_continued_as_new_is_that_of_the_last_one(stage
     with worker(stage):
         found = stage.workflow("result", "t", "--run-id", first, "--wait", "--json")
     assert found.json == "the end"
+    assert found.err == "t is still running, on task queue default\n"
     assert stage.workflow("result", "t", "--run-id", first).out == "the end\n"
 
 
