@@ -44,6 +44,7 @@ from perdure.store.postgres.leases import (
 from perdure.store.postgres.news import notice_of
 from perdure.store.sharing import (
     AWAITED,
+    CLOCK_SLACK_NS,
     FIRST_RUN,
     LETTER,
     NAMESPACES,
@@ -117,8 +118,25 @@ class Database:
 
     def living(self) -> set[int]:
         """Nodes that gave a sign of life of late."""
-        since_ns = self.now_ns() - SILENT_NODE_LIVES_NS
-        return {node for node, seen_ns in self.seen.items() if seen_ns >= since_ns}
+        now_ns = self.now_ns()
+        return {
+            node
+            for node, seen_ns in self.seen.items()
+            if abs(now_ns - seen_ns) <= SILENT_NODE_LIVES_NS  # or it is of another clock
+        }
+
+    def is_over(self, lease_ns: int | None, lives_ns: int) -> bool:
+        """Whether a lease that ends then is over, or of another clock."""
+        now_ns = self.now_ns()
+        return not now_ns <= (lease_ns or 0) <= now_ns + lives_ns + CLOCK_SLACK_NS
+
+    def is_free_task(self, task_id: int) -> bool:
+        """Whether no node has leased a task."""
+        return self.is_over(self.task_leases.get(task_id), TASK_LEASE_NS)
+
+    def is_free_message(self, message_id: int) -> bool:
+        """Whether no node has leased a message."""
+        return self.is_over(self.message_leases.get(message_id), MESSAGE_LEASE_NS)
 
     def tell(self, sender: int, notice: str) -> None:
         """To every other node that listens, soon."""
@@ -230,7 +248,7 @@ class Session:
             return found
         firsts: dict[tuple[int, str], int] = {}
         for row in await self.database.inner.tasks(namespace, queue, kind, START, ALL):
-            if self.database.task_leases.get(row.id, 0) < self.database.now_ns():
+            if self.database.is_free_task(row.id):
                 firsts.setdefault((row.rank >> LEVEL_BITS, row.fairness_key), row.rank)
         return [
             msgspec.structs.replace(
@@ -379,9 +397,9 @@ class FakeSharing:
     async def lease_tasks(self, queue: Queue, limit: int) -> list[TaskRow]:
         async def work() -> list[TaskRow]:
             rows = await self._database.inner.tasks(*queue, START, ALL)
-            leases, now_ns = self._database.task_leases, self._database.now_ns()
-            free = [row for row in rows if leases.get(row.id, 0) < now_ns][:limit]
-            leases.update((row.id, now_ns + TASK_LEASE_NS) for row in free)
+            free = [row for row in rows if self._database.is_free_task(row.id)][:limit]
+            until_ns = self._database.now_ns() + TASK_LEASE_NS
+            self._database.task_leases.update((row.id, until_ns) for row in free)
             return free
 
         return await self._do(work)
@@ -417,10 +435,10 @@ class FakeSharing:
 
     async def lease_messages(self, limit: int) -> list[MessageRow]:
         async def work() -> list[MessageRow]:
-            leases, now_ns = self._database.message_leases, self._database.now_ns()
             rows = await self._database.inner.messages(0, ALL)
-            free = [row for row in rows if leases.get(row.id, 0) < now_ns][:limit]
-            leases.update((row.id, now_ns + MESSAGE_LEASE_NS) for row in free)
+            free = [row for row in rows if self._database.is_free_message(row.id)][:limit]
+            until_ns = self._database.now_ns() + MESSAGE_LEASE_NS
+            self._database.message_leases.update((row.id, until_ns) for row in free)
             return free
 
         return await self._do(work)
@@ -480,7 +498,7 @@ class FakeSharing:
             died = {
                 node
                 for node in database.seen
-                if node not in living and database.funerals.get(node, 0) < now_ns
+                if node not in living and database.is_over(database.funerals.get(node), FUNERAL_NS)
             }
             database.funerals.update(dict.fromkeys(sorted(died), now_ns + FUNERAL_NS))
             self._store.session.has_company = len(living) > 1
@@ -499,25 +517,22 @@ class FakeSharing:
 
     async def _sweep(self) -> None:
         """Tasks of closed runs that nobody takes are removed."""
-        database, now_ns = self._database, self._database.now_ns()
+        database = self._database
         for backlog in await database.inner.backlogs():
             queue = (backlog.namespace, backlog.queue, backlog.kind)
             for row in await database.inner.tasks(*queue, START, ALL):
                 loaded = await database.inner.load(row.key)
                 assert loaded is not None
-                is_free = database.task_leases.get(row.id, 0) < now_ns
-                if loaded.record.close_ns and is_free:
+                if loaded.record.close_ns and database.is_free_task(row.id):
                     await database.drop_task(row)
 
     async def _waits(self, queue: Queue) -> bool:
-        leases, now_ns = self._database.task_leases, self._database.now_ns()
         rows = await self._database.inner.tasks(*queue, START, ALL)
-        return any(leases.get(row.id, 0) < now_ns for row in rows)
+        return any(self._database.is_free_task(row.id) for row in rows)
 
     async def _messages_wait(self) -> bool:
-        leases, now_ns = self._database.message_leases, self._database.now_ns()
         rows = await self._database.inner.messages(0, ALL)
-        return any(leases.get(row.id, 0) < now_ns for row in rows)
+        return any(self._database.is_free_message(row.id) for row in rows)
 
     async def sweep(self) -> bool:
         return False  # with every beat, see above

@@ -51,6 +51,14 @@ class Stage:
             f"taken_until_ns = taken_until_ns - {by_ns}"
         )
 
+    async def set_back(self, by_ns: int = LONG_NS) -> None:
+        """The database's clock is so much behind what it showed: a server took over."""
+        await self.pass_time(-by_ns)
+        for store in self.stores:
+            known, (from_ns, until_ns) = store._sharing, store._sharing._judges_ns
+            known._judges_ns = from_ns + by_ns, until_ns + by_ns
+            known._beat_ns += by_ns
+
     async def somebody_waits(self) -> None:
         """Wait until a session waits for a lock."""
         async with asyncio.timeout(WITHIN_S):
@@ -74,7 +82,7 @@ async def slept(store: PostgresStore) -> Beat:
 async def awake(store: PostgresStore) -> None:
     """It comes back, and sees the database for a while."""
     now_ns = (await slept(store)).now_ns
-    store._sharing._judges_ns = 0, now_ns + sharing.BEATS_APART_NS
+    store._sharing._judges_ns = now_ns, now_ns + sharing.BEATS_APART_NS
 
 
 @pytest.fixture
@@ -159,6 +167,69 @@ async def test_after_an_outage_of_the_database_nobody_is_dead_before_all_had_tim
     await stage.pass_time()
     await awake(one)
     assert (await one.sharing.orphans()).keys == [key]
+
+
+async def judges(store: PostgresStore) -> None:
+    """It gave signs of life for as long as a silent node lives."""
+    from_ns, until_ns = store._sharing._judges_ns
+    assert from_ns > store._sharing._beat_ns, "it is one already"
+    store._sharing._judges_ns = store._sharing._beat_ns, until_ns
+
+
+async def test_after_a_fail_over_to_a_clock_that_is_behind_the_dead_are_found_as_ever(
+    stage: Stage,
+) -> None:
+    one, two, three = stage.stores
+    everybody = {store.node for store in stage.stores}
+    await stage.beat()
+    key = await new_run(three, in_flight=THIS_NODE)
+    await stage.set_back()
+    first = await beat(one)  # the others had no chance yet
+    assert (first.nodes, first.died) == (everybody, frozenset())
+    assert (await one.sharing.orphans()).keys == []
+    assert await one.sharing.dead(everybody) == frozenset()
+    await beat(two)
+    await judges(one)
+    second = await beat(one)  # the third died before
+    assert (second.nodes, second.died) == ({one.node, two.node}, {three.node})
+    assert (await one.sharing.orphans()).keys == [key]
+    assert await one.sharing.dead(everybody) == {three.node}
+    await one.sharing.bury(sorted(everybody - {one.node}))
+    assert await stage.look.fetchval("SELECT count(*) FROM perdure.nodes") == 2
+
+
+async def test_a_node_that_is_new_when_the_clock_goes_back_waits_no_longer_for_that(
+    stage: Stage,
+) -> None:
+    one = stage.one
+    await beat(one)
+    await stage.set_back()
+    now_ns = (await beat(one)).now_ns
+    assert one._sharing._judges_ns[0] == now_ns + SILENT_NODE_LIVES_NS
+
+
+async def test_a_funeral_that_began_by_a_clock_that_was_ahead_is_over(stage: Stage) -> None:
+    one, two, three = stage.stores
+    await stage.beat()
+    await stage.pass_time()
+    await awake(three)
+    assert (await beat(one)).died == {two.node}
+    await stage.set_back()
+    await beat(one)
+    await beat(three)
+    await judges(three)
+    assert (await beat(three)).died == {two.node}
+
+
+async def test_a_clock_that_is_set_back_a_little_makes_nobody_dead(stage: Stage) -> None:
+    one = stage.one
+    everybody = {store.node for store in stage.stores}
+    await stage.beat()
+    await stage.set_back(SECOND_NS)
+    await beat(one)
+    await judges(one)
+    found = await beat(one)
+    assert (found.nodes, found.died) == (everybody, frozenset())
 
 
 async def test_a_new_node_does_not_know_who_is_dead(stage: Stage) -> None:

@@ -24,7 +24,7 @@ from perdure.store.postgres.choice import lock_number
 from perdure.store.postgres.leases import SECOND_NS
 from perdure.store.postgres.news import NOTICE_BYTES_MAX, News
 from perdure.store.postgres.statements import STATEMENTS
-from perdure.store.sharing import Awaited, Letter, Queue
+from perdure.store.sharing import CLOCK_SLACK_NS, Awaited, Letter, Queue
 
 WITHIN_S = 20
 ORDERS: Queue = ("default", "orders", 1)
@@ -153,6 +153,43 @@ async def test_a_lease_runs_out(pair: Pair) -> None:
     assert await pair.two.sharing.lease_tasks(ORDERS, 9) == []
     await pair.age("tasks", "leased_until_ns", SECOND_NS)
     assert await pair.two.sharing.lease_tasks(ORDERS, 9) == tasks
+
+
+async def test_leases_of_a_clock_that_was_ahead_are_over(pair: Pair) -> None:
+    """As those are that come from before a fail-over to a server whose clock is behind."""
+    tasks = await waiting(pair.one, 2)
+    rows = [MessageRow(await pair.one.allocate(1), tasks[0].key, b"m")]
+    await pair.one.commit([[step(tasks[0].key, 1, put_messages=rows)]])
+    assert await pair.one.sharing.lease_tasks(ORDERS, 1) == tasks[:1]
+    for table in ("tasks", "messages"):
+        await pair.age(table, "leased_until_ns", -LONG_NS, "leased_until_ns > 0")
+    [found] = await pair.two.backlogs(*ORDERS)
+    assert found.first_rank == tasks[0].rank
+    assert await pair.two.sharing.lease_tasks(ORDERS, 1) == tasks[:1]
+    assert await pair.two.sharing.lease_tasks(ORDERS, 9) == tasks[1:]
+    assert await pair.one.sharing.lease_tasks(ORDERS, 9) == []
+    assert await pair.two.sharing.lease_messages(9) == rows
+    assert await pair.one.sharing.lease_messages(9) == []
+
+
+async def test_a_beat_tells_of_what_is_leased_by_a_clock_that_was_ahead(pair: Pair) -> None:
+    [task] = await waiting(pair.one, 1)
+    row = MessageRow(await pair.one.allocate(1), task.key, b"m")
+    await pair.one.commit([[step(task.key, 1, put_messages=[row])]])
+    await pair.one.sharing.lease_tasks(ORDERS, 1)
+    before = await pair.two.sharing.beat([ORDERS], [])
+    assert (before.queues, before.messages) == ((), False)
+    for table in ("tasks", "messages"):
+        await pair.age(table, "leased_until_ns", -LONG_NS)
+    after = await pair.two.sharing.beat([ORDERS], [])
+    assert (after.queues, after.messages) == ((ORDERS,), True)
+
+
+async def test_a_clock_that_is_set_back_a_little_ends_no_lease(pair: Pair) -> None:
+    tasks = await waiting(pair.one, 1)
+    assert await pair.one.sharing.lease_tasks(ORDERS, 1) == tasks
+    await pair.age("tasks", "leased_until_ns", -CLOCK_SLACK_NS // 2)
+    assert await pair.two.sharing.lease_tasks(ORDERS, 1) == []
 
 
 async def test_a_backlog_begins_with_what_no_node_has_leased(pair: Pair) -> None:
@@ -396,6 +433,9 @@ async def test_tasks_of_closed_runs_are_swept_unless_leased(pair: Pair) -> None:
     assert await pair.one.delete(of_deleted.key)
     assert not await pair.two.sharing.sweep()
     assert await task_ids(pair) == sorted([leased.id, of_open.id])
+    await pair.age("tasks", "leased_until_ns", -LONG_NS, "leased_until_ns > 0")
+    assert not await pair.two.sharing.sweep()
+    assert await task_ids(pair) == [of_open.id]  # the lease was of another clock
 
 
 async def test_tasks_are_swept_page_by_page_and_anew(
@@ -449,6 +489,13 @@ async def test_a_rate_gives_anew_as_time_passes(pair: Pair) -> None:
     assert await pair.two.sharing.permits("orders", 0.001, 2, 5) == 1
     await pair.age("rates", "due_ns", 10 * 1_000 * SECOND_NS)
     assert await pair.one.sharing.permits("orders", 0.001, 2, 5) == 2  # never more than a burst
+
+
+async def test_a_rate_of_a_clock_that_was_ahead_counts_anew(pair: Pair) -> None:
+    assert await pair.one.sharing.permits("orders", 0.01, 2, 5) == 2
+    await pair.age("rates", "due_ns", -LONG_NS)
+    assert await pair.two.sharing.permits("orders", 0.01, 2, 5) == 2
+    assert await pair.one.sharing.permits("orders", 0.01, 2, 5) == 0
 
 
 @pytest.mark.parametrize("former", [1e-9, 0.001])

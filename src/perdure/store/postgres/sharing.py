@@ -71,6 +71,7 @@ class PostgresSharing:
         self._versions = Gathering(self._look_up_versions)
         self._listening = Listening(dsn, self._heard)
         self._swept_to = 0
+        self._beat_ns = 0  # what the database's clock showed at the last beat
         self._judges_ns = _NEVER  # from when and until when it may say that others are dead
         self.news = News(self._tell)
         self.node = 0
@@ -247,12 +248,14 @@ class PostgresSharing:
         """Who was silent itself gives the others as long as a silent node lives to come back.
 
         When the database was away all were silent, and who is back first knows nothing of the rest;
-        nor does a node that is new.
+        nor does a node that is new. So it is when the clock goes back, as with a fail-over to a
+        server whose clock is behind: all signs of life are of the former clock then.
         """
         from_ns, until_ns = self._judges_ns
-        if now_ns > until_ns:
+        if not self._beat_ns <= now_ns <= until_ns:
             from_ns = now_ns + SILENT_NODE_LIVES_NS
-        self._judges_ns = from_ns, now_ns + BEATS_APART_NS
+        self._beat_ns = now_ns
+        self._judges_ns = max(from_ns, now_ns), now_ns + BEATS_APART_NS
 
     async def bury(self, nodes: Sequence[int]) -> None:
         """Forget nodes that are silent still: their work was offered again. For this one: it

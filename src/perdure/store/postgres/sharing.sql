@@ -1,6 +1,8 @@
 -- What nodes that share a database ask of it. {now} is the database's clock in nanoseconds, {began} what
--- it showed when the statement came; {quick} lets the transaction end without waiting for the disk:
--- what it writes may be lost with the server.
+-- it showed when the statement came, {…_max} the latest that it lets a lease end, or a node be seen. What is
+-- later was written by another clock, as of the server before a fail-over, and counts as over, or as
+-- never seen: else it would hold until this clock gets there. {quick} lets the transaction end without
+-- waiting for the disk: what it writes may be lost with the server.
 
 -- name: versions
 SELECT key, version FROM perdure.states WHERE key = ANY($1::bigint[]);
@@ -27,7 +29,8 @@ SELECT key, max(version) FROM (
 -- name: lease_tasks
 WITH free AS (
     SELECT id FROM perdure.tasks
-    WHERE namespace = $1 AND queue = $2 AND kind = $3 AND leased_until_ns < {now}
+    WHERE namespace = $1 AND queue = $2 AND kind = $3
+        AND leased_until_ns NOT BETWEEN {now} AND {task_lease_max}
     ORDER BY rank, id LIMIT $4 FOR UPDATE SKIP LOCKED
 )
 UPDATE perdure.tasks AS t SET leased_until_ns = {now} + $5::bigint
@@ -60,7 +63,8 @@ RETURNING s.key;
 
 -- name: lease_messages
 WITH free AS (
-    SELECT id FROM perdure.messages WHERE leased_until_ns < {now}
+    SELECT id FROM perdure.messages
+    WHERE leased_until_ns NOT BETWEEN {now} AND {message_lease_max}
     ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 UPDATE perdure.messages AS m SET leased_until_ns = {now} + $2::bigint
@@ -122,7 +126,8 @@ gone AS (
     UPDATE perdure.nodes AS n SET taken_until_ns = {began} + $3::bigint
     FROM (
         SELECT id FROM perdure.nodes
-        WHERE id <> $1 AND seen_ns < {began} - $2::bigint AND taken_until_ns < {began}
+        WHERE id <> $1 AND seen_ns NOT BETWEEN {began} - $2::bigint AND {seen_max}
+            AND taken_until_ns NOT BETWEEN {began} AND {funeral_max}
             AND {began} BETWEEN $9::bigint AND $10::bigint AND (SELECT count(*) FROM mine) = 1
         FOR UPDATE SKIP LOCKED
     ) AS dead
@@ -133,7 +138,8 @@ SELECT
     {now},
     ARRAY(
         SELECT id FROM perdure.nodes
-        WHERE seen_ns >= {began} - $2::bigint OR {began} NOT BETWEEN $9::bigint AND $10::bigint
+        WHERE seen_ns BETWEEN {began} - $2::bigint AND {seen_max}
+            OR {began} NOT BETWEEN $9::bigint AND $10::bigint
     ),
     ARRAY(SELECT id FROM gone),
     ARRAY(
@@ -143,11 +149,14 @@ SELECT
         WHERE EXISTS (
             SELECT FROM perdure.tasks AS t
             WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.kind = q.kind
-                AND t.leased_until_ns < {now}
+                AND t.leased_until_ns NOT BETWEEN {now} AND {task_lease_max}
         )
     ),
     EXISTS (SELECT FROM perdure.letters WHERE address = ANY($7::text[])),
-    EXISTS (SELECT FROM perdure.messages WHERE leased_until_ns < {now}),
+    EXISTS (
+        SELECT FROM perdure.messages
+        WHERE leased_until_ns NOT BETWEEN {now} AND {message_lease_max}
+    ),
     EXISTS (SELECT FROM perdure.states WHERE wake_at_ns > 0 AND wake_at_ns < {now} - $8::bigint),
     (SELECT sum(hashtextextended(concat(xmin, ' ', name), 0))::text FROM perdure.namespaces),
     (SELECT max(number) FROM perdure.migrations),
@@ -172,7 +181,7 @@ WITH page AS (
 gone AS (
     DELETE FROM perdure.tasks WHERE id = ANY(ARRAY(
         SELECT t.id FROM perdure.tasks AS t
-        WHERE t.leased_until_ns < {now} AND t.id = ANY(ARRAY(
+        WHERE t.leased_until_ns NOT BETWEEN {now} AND {task_lease_max} AND t.id = ANY(ARRAY(
             SELECT id FROM page
             WHERE coalesce((SELECT close_ns FROM perdure.runs AS r WHERE r.key = page.key), 1) <> 0
         ))
@@ -200,7 +209,8 @@ DELETE FROM perdure.rates WHERE name IN (
 -- that closed long ago cost nothing, and one on states.node would cost transitions their HOT updates.
 WITH living AS (
     SELECT id FROM perdure.nodes
-    WHERE seen_ns >= {began} - $1::bigint OR {began} NOT BETWEEN $5::bigint AND $6::bigint
+    WHERE seen_ns BETWEEN {began} - $1::bigint AND {seen_max}
+        OR {began} NOT BETWEEN $5::bigint AND $6::bigint
 ),
 page AS (
     SELECT r.namespace, r.workflow_id, r.key,
@@ -218,13 +228,15 @@ SELECT
 -- $1 nodes, $2 how long a silent node lives, $3-$4 when this node may say that others are dead.
 SELECT u.id FROM unnest($1::bigint[]) AS u (id) WHERE NOT EXISTS (
     SELECT FROM perdure.nodes AS n WHERE n.id = u.id AND (
-        n.seen_ns >= {began} - $2::bigint OR {began} NOT BETWEEN $3::bigint AND $4::bigint
+        n.seen_ns BETWEEN {began} - $2::bigint AND {seen_max}
+        OR {began} NOT BETWEEN $3::bigint AND $4::bigint
     )
 );
 
 -- name: bury
 -- But not who came back meanwhile.
-DELETE FROM perdure.nodes WHERE id = $1 AND seen_ns < {began} - $2::bigint;
+DELETE FROM perdure.nodes
+WHERE id = $1 AND seen_ns NOT BETWEEN {began} - $2::bigint AND {seen_max};
 
 -- name: leave
 DELETE FROM perdure.nodes WHERE id = $1;

@@ -18,7 +18,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from perdure.store.postgres.leases import (
+    FUNERAL_NS,
+    MESSAGE_LEASE_NS,
+    SILENT_NODE_LIVES_NS,
+    TASK_LEASE_NS,
+)
 from perdure.store.rendering import RECORD
+from perdure.store.sharing import CLOCK_SLACK_NS
 from perdure.store.statements import load
 
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000"
@@ -26,6 +33,12 @@ NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint * 1000"
 
 BEGAN: Final = NOW.replace("clock_timestamp", "statement_timestamp")
 """The same at the moment when a statement came: of what it waited for it knows nothing."""
+
+
+def _latest(lives_ns: int) -> str:
+    """The latest that something can end which lives so long, by the present clock."""
+    return f"{NOW} + {lives_ns + CLOCK_SLACK_NS}"
+
 
 _QUICK: Final = "set_config('synchronous_commit', 'off', true) = 'off'"
 """A condition that is true, and lets its transaction end before the disk has it."""
@@ -53,6 +66,10 @@ _VALUES: Final = {
     "last_runs": _LAST_RUNS,
     "now": NOW,
     "began": BEGAN,
+    "task_lease_max": _latest(TASK_LEASE_NS),
+    "message_lease_max": _latest(MESSAGE_LEASE_NS),
+    "funeral_max": _latest(FUNERAL_NS),
+    "seen_max": f"{NOW} + {SILENT_NODE_LIVES_NS}",
     "quick": _QUICK,
     "brisk": _BRISK,
     "patient": _PATIENT,

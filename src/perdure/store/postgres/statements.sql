@@ -139,8 +139,10 @@ FROM perdure.tasks GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5;
 -- name: backlogs_of_queue
 -- The first rank is that of those that no node has leased: it may hold one back for a while.
 SELECT namespace, queue, kind, (rank >> 48)::integer, fairness_key, count(*),
-    coalesce(min(rank) FILTER (WHERE leased_until_ns < {began}), min(rank)), max(rank),
-    min(created_ns)
+    coalesce(
+        min(rank) FILTER (WHERE leased_until_ns NOT BETWEEN {began} AND {task_lease_max}), min(rank)
+    ),
+    max(rank), min(created_ns)
 FROM perdure.tasks WHERE namespace = $1 AND queue = $2 AND kind = $3
 GROUP BY 1, 2, 3, 4, 5 ORDER BY 4, 5;
 
