@@ -53,13 +53,23 @@ class NotHere(Exception):
 
 
 class Ask(msgspec.Struct, tag=True):
-    """A call that another node is to make."""
+    """A call that another node is to make.
+
+    Its times are of the clock of the node that asks: another's may be far ahead for a while, if it
+    was there before a fail-over to a server whose clock is behind. Nodes of the former version
+    do not say when they asked.
+    """
 
     number: int
     reply_to: str
     method: str
     request: bytes
     deadline_ns: int
+    asked_ns: int = 0
+
+    def until(self, now_ns: int) -> int:
+        """When the caller gives up, by the clock of who has the letter now."""
+        return now_ns + self.deadline_ns - self.asked_ns if self.asked_ns else self.deadline_ns
 
 
 class Reply(msgspec.Struct, tag=True):
@@ -183,7 +193,7 @@ class Relay:
         self._lying.setdefault(address, set()).add(call)
         ask = Ask(
             number, node_address(self._sharing.node), method, request.SerializeToString(),
-            deadline_ns,
+            deadline_ns, call.posted_ns,
         )  # fmt: skip
         try:
             if await self._is_left(call, Letter(address, _encode(ask)), deadline_ns, patience_ns):
@@ -301,18 +311,20 @@ class Relay:
             self._replied(read.number, read)
         elif read.reply_to == node_address(self._sharing.node):  # a poll came, here of all nodes
             self._replied(read.number, None)
-        elif read.deadline_ns > self._node.clock.now_ns():
-            self._spawn(self._serve(read))
+        else:
+            now_ns = self._node.clock.now_ns()
+            if (deadline_ns := read.until(now_ns)) > now_ns:
+                self._spawn(self._serve(read, deadline_ns))
 
     def _replied(self, number: int, reply: Reply | None) -> None:
         call = self._asked.get(number)
         if call is not None and not call.reply.done():
             call.reply.set_result(reply)
 
-    async def _serve(self, ask: Ask) -> None:
+    async def _serve(self, ask: Ask, deadline_ns: int) -> None:
         """Make a call for another node. The context is this task's own."""
         RELAYED.set(True)
-        CALLER.set(Caller(in_process=False, deadline_ns=ask.deadline_ns))
+        CALLER.set(Caller(in_process=False, deadline_ns=deadline_ns))
         try:
             reply = await self._make(ask)
         except asyncio.CancelledError:  # this node leaves: who asked looks elsewhere

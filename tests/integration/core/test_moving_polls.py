@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from harness import QUEUE, Harness, activity_command, settle
+from harness import QUEUE, SECOND_NS, Harness, activity_command, settle
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.workflowservice.v1 import (
@@ -24,6 +24,12 @@ from perdure.api.errors import Unavailable
 from perdure.service.queries import ANSWERED
 from perdure.service.queue import WORKFLOW
 from perdure.store.postgres import PostgresStore
+
+QUERY = QueryWorkflowRequest(
+    namespace="default",
+    execution=WorkflowExecution(workflow_id="wf"),
+    query=WorkflowQuery(query_type="state"),
+)
 
 
 @pytest.fixture
@@ -152,18 +158,34 @@ async def test_a_query_goes_where_the_worker_polls_next(two: tuple[Harness, Harn
     task = await former.take()  # it was there just now
     await former.complete(task)
     await settle()
-    request = QueryWorkflowRequest(
-        namespace="default",
-        execution=WorkflowExecution(workflow_id="wf"),
-        query=WorkflowQuery(query_type="state"),
-    )
-    query = asyncio.create_task(former.service.query_workflow(request))
+    query = asyncio.create_task(former.service.query_workflow(QUERY))
     await asyncio.sleep(0.05)
     async with asyncio.timeout(5):
         asked = await present.take()
         assert asked.query.query_type == "state"
         await present.service.respond_query_task_completed(
             RespondQueryTaskCompletedRequest(task_token=asked.task_token, completed_type=ANSWERED)
+        )
+        await query
+
+
+@pytest.mark.parametrize("ahead_s", [3_600, -3_600])
+async def test_a_query_goes_to_a_node_whose_clock_is_another(
+    two: tuple[Harness, Harness], ahead_s: int
+) -> None:
+    """As it is for a while after a fail-over to a server whose clock is behind."""
+    asking, asked = two
+    await asking.start()
+    await asking.complete(await asking.take())
+    asked.clock.time_ns += ahead_s * SECOND_NS
+    poll = asked.poll()
+    await settle()
+    query = asyncio.create_task(asking.service.query_workflow(QUERY))
+    async with asyncio.timeout(5):
+        task = await poll
+        assert task.query.query_type == "state"
+        await asked.service.respond_query_task_completed(
+            RespondQueryTaskCompletedRequest(task_token=task.task_token, completed_type=ANSWERED)
         )
         await query
 
