@@ -70,8 +70,9 @@ def connect(
         perdure.store.contract.StoreUnavailable: the database cannot be reached or written.
         perdure.store.contract.StoreHeld: another process has the file open; says which.
         perdure.store.contract.StoreTooNew: the database was written by a newer perdure.
-        perdure.store.contract.StoreError: the connection string makes no sense, the database
-            refuses the user, or it is none that perdure can use.
+        perdure.store.contract.StoreMisnamed: the connection string makes no sense.
+        perdure.store.contract.StoreError: the database refuses the user, or it is none that perdure
+            can use.
 
     Example:
         >>> async with perdure.connect("sqlite:///orders.db") as client, client.worker():

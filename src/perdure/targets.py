@@ -56,6 +56,7 @@ def parse_target(target: str) -> Target:
     if not isinstance(target, str):
         raise TypeError(f"target: a string, got {type(target).__name__}")
     scheme, separator, rest = target.partition("://")
+    scheme = scheme.lower()
     shown = redacted(target)
     mistake = postgres_mistake(target)
     if mistake:
@@ -75,9 +76,9 @@ def parse_target(target: str) -> Target:
 
 def postgres_mistake(target: str) -> str | None:
     """What to write instead, if this means a PostgreSQL database in a form for other programs."""
-    if re.match(r"postgres(ql)?\+\w+:/", target):
+    if re.match(r"(?i:postgres(ql)?)\+\w+:/", target):
         return f"perdure brings its own driver: write {_POSTGRES}"
-    if re.match(r"postgres(ql)?:(?!//)", target):
+    if re.match(r"(?i:postgres(ql)?):(?!//)", target):
         return f"two slashes are missing: write {_POSTGRES}"
     if "://" not in target and _KEYWORDS.search(target):
         return f"keywords are not understood: write a URL, {_POSTGRES}"
@@ -117,7 +118,7 @@ def store_of(target: Target, *, read_only: bool = False) -> Store:
         read_only: to look into it only, beside whoever else has it open; commits raise.
 
     Raises:
-        StoreError: the connection string makes no sense.
+        StoreMisnamed: the connection string makes no sense.
         ImportError: PostgreSQL, and the extra ``perdure[postgres]`` is not installed.
     """
     assert target.kind != "grpc", "a server has its store itself"

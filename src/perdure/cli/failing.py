@@ -49,7 +49,13 @@ def one_line_errors() -> Iterator[None]:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
-        stop(told(error), FAILED)
+        stop(told(error), MISUSED if _is_misnamed(error) else FAILED)
+
+
+def _is_misnamed(error: Exception) -> bool:
+    from perdure.store.contract import StoreMisnamed
+
+    return isinstance(error, StoreMisnamed)
 
 
 def told(error: Exception) -> str:

@@ -219,6 +219,10 @@ class StoreRefused(StoreError):
     refused = True
 
 
+class StoreMisnamed(StoreError):
+    """The connection string makes no sense, or asks for what the driver or the server has not."""
+
+
 class StoreHeld(StoreError):
     """Another process has this embedded database open; the message says which."""
 

@@ -23,7 +23,7 @@ _CLEAR: Final = re.compile(
 def redacted(target: str) -> str:
     """A target without password and options; if it is not clear where they are, only its scheme."""
     scheme, separator, _ = target.partition("://")
-    if scheme in ("sqlite", "memory"):
+    if scheme.lower() in ("sqlite", "memory"):
         return target
     if not separator:
         return HIDDEN if re.search("[@=]", target) else target

@@ -82,7 +82,8 @@ def test_a_worker_shows_no_password(shared: Stage) -> None:
         ("postgresql:/app:topsecret@h/d", 2, "two slashes are missing"),
         ("app:topsecret@h/d", 2, "the scheme is missing"),
         ("host=h user=app password=topsecret", 2, "write a URL"),
-        ("postgresql://app:top/secret@h/d", 1, "percent-encode"),
+        ("postgresql://app:top/secret@h/d", 2, "percent-encode"),
+        ("postgresql://app:topsecret@h/d?connect_timeout=x", 2, "h/d: connect_timeout: a number"),
         ("postgresql://app:topsecret@127.0.0.1:1/d", 1, "postgresql://app@127.0.0.1:1/d cannot be"),
     ],
 )  # fmt: skip
@@ -93,6 +94,32 @@ def test_what_is_no_database_is_explained_without_the_password(
     assert (done.code, done.out) == (code, "")
     assert words in done.error
     assert "secret" not in done.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["workflow", "list"],
+        ["workflow", "start", "W"],
+        ["worker", "program"],
+        ["server", "--port", "0"],
+    ],
+)
+@pytest.mark.parametrize("option", ["foo=bar", "work_mem=much"])
+def test_what_is_no_option_of_a_database_is_a_wrong_use(
+    shared: Stage, command: list[str], option: str
+) -> None:
+    done = shared.run(*command, "--db", f"{shared.environment['PERDURE_DB']}&{option}")
+    assert done.code == 2, done.err
+    assert f'parameter "{option.partition("=")[0]}"' in done.error
+
+
+def test_a_scheme_may_be_written_in_capitals(shared: Stage) -> None:
+    shared.environment["PERDURE_DB"] = shared.environment["PERDURE_DB"].replace(
+        "postgresql", "PostgreSQL"
+    )
+    assert shared.workflow("start", "Counter", "-w", "x").code == 0
+    assert shared.workflow("count").out.strip() == "1"
 
 
 def test_a_node_of_the_command_has_the_settings_of_a_file(stage: Stage) -> None:

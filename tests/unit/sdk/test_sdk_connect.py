@@ -25,6 +25,10 @@ from perdure.targets import Target, parse_target
         ("grpc://example.org", Target("grpc", "example.org:7233")),
         ("grpc://example.org:1/", Target("grpc", "example.org:1")),
         ("grpcs://example.org:443", Target("grpc", "example.org:443", tls=True)),
+        ("MEMORY://", Target("memory", "")),
+        ("SQLite:///Orders.db", Target("sqlite", "Orders.db")),
+        ("GRPCs://example.org:443", Target("grpc", "example.org:443", tls=True)),
+        ("PostgreSQL://u@h/D", Target("postgresql", "PostgreSQL://u@h/D")),
     ],
 )
 def test_targets_are_taken_apart(text: str, target: Target) -> None:
@@ -57,6 +61,8 @@ def test_what_is_no_target_is_explained(text: str, hint: str) -> None:
     [
         ("postgresql+asyncpg://app:topsecret@h/d", "write postgresql://"),
         ("postgresql+psycopg:///d?password=topsecret", "write postgresql://"),
+        ("Postgres+asyncpg://app:topsecret@h/d", "write postgresql://"),
+        ("POSTGRESQL:/app:topsecret@h/d", "two slashes are missing: write postgresql://"),
         ("postgresql:/app:topsecret@h/d", "two slashes are missing: write postgresql://"),
         ("app:topsecret@h/d", "the scheme is missing: write postgresql://"),
         ("host=h user=app password=topsecret dbname=d", "write a URL, postgresql://"),

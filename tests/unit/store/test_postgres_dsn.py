@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 import perdure
-from perdure.store.contract import StoreError, StoreUnavailable
+from perdure.store.contract import StoreError, StoreMisnamed, StoreUnavailable
 from perdure.store.postgres import PostgresStore
 from perdure.store.postgres.connections import CONNECT_TIMEOUT_S, without_own_options
 from perdure.store.redacting import redacted
@@ -33,6 +33,7 @@ READ_WRITE = "target_session_attrs=read-write"
             "postgresql://u@a,b/p?target_session_attrs=any&sslmode=require",
         ),
         ("postgresql://u@db/p?statement_cache_size=0", "postgresql://u@db/p"),
+        ("PostgreSQL://u@db/p", "postgresql://u@db/p"),
         (
             "postgresql://u@db/p?application_name=x&keepalives_idle=3&client_encoding=LATIN1",
             "postgresql://u@db/p?application_name=x",
@@ -83,7 +84,7 @@ ESCAPE = r"not a usable connection string: .* percent-encode .* in the password"
         ("postgresql://u:secret@h/d?target_session_attrs=nope", "attrs: one of any, .* got 'nope'"),
         ("postgresql://u:secret@h/d?sslmode=on", "sslmode: one of disable, .* got 'on'"),
         ("postgresql://u:secret@h/d?sslrootcert=/none", "sslrootcert: there is no file /none"),
-        ("postgresql://u:secret@h/d?connect_timeout=soon", "connect_timeout: a number"),
+        ("postgresql://u:secret@h/d?connect_timeout=soon", "u@h/d: connect_timeout: a number"),
         ("postgresql://u:secret@h/d?statement_cache_size=many", "statement_cache_size: a number"),
         (
             "postgresql://u:secret@h/d?channel_binding=require",
@@ -96,7 +97,7 @@ ESCAPE = r"not a usable connection string: .* percent-encode .* in the password"
 async def test_what_is_no_connection_string_is_explained_without_the_password(
     given: str, words: str
 ) -> None:
-    with pytest.raises(StoreError, match=words) as caught:
+    with pytest.raises(StoreMisnamed, match=words) as caught:
         async with perdure.connect(given):
             pass
     told = "".join(traceback.format_exception(caught.value))
@@ -128,6 +129,7 @@ async def test_what_the_environment_says_is_checked_as_well(
         ("host=h password=secret", "…"),
         ("sqlite:////home/me@work/a=b.db", "sqlite:////home/me@work/a=b.db"),
         ("localhost:7233", "localhost:7233"),
+        ("SQLite:///a@b.db", "SQLite:///a@b.db"),
         ("memory://", "memory://"),
     ],
 )

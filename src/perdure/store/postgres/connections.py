@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlencode
 import asyncpg
 
 from perdure.store.contract import StoreBusy
-from perdure.store.postgres.dsn import taken_apart, whole_number
+from perdure.store.postgres.dsn import taken_apart
 
 CONNECT_TIMEOUT_S: Final = 10.0
 STATEMENT_TIMEOUT_S: Final = 30.0
@@ -167,6 +167,8 @@ async def connect(dsn: str, **options: Any) -> Any:
         raise
     except asyncpg.TargetServerAttributeNotMatched:
         raise _none_wanted(dsn) from None
+    except (asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as error:
+        raise asyncpg.ClientConfigurationError(str(error)) from error  # no setting of the server's
     except OSError as error:  # of one host; the driver does not tell of those that answered
         if _wanted(dsn) and await _answers(of_any_server(dsn), options):
             raise _none_wanted(dsn, f"; of another: {error}") from error
@@ -206,13 +208,11 @@ def without_own_options(dsn: str) -> tuple[str, int, float]:
     may take to connect.
 
     Of several hosts the one that can be written is meant, unless the string says otherwise: the
-    driver would be content with the first that answers, as a replica does. Raises StoreError.
+    driver would be content with the first that answers, as a replica does. Raises StoreMisnamed.
     """
     parts, options = taken_apart(dsn)
-    size = whole_number(
-        "statement_cache_size", options.pop("statement_cache_size", str(_STATEMENTS_KEPT))
-    )
-    timeout_s = whole_number("connect_timeout", options.pop("connect_timeout", "") or "0")
+    size = int(options.pop("statement_cache_size", "") or _STATEMENTS_KEPT)
+    timeout_s = int(options.pop("connect_timeout", "") or 0)
     if _is_several(parts, options):
         options.setdefault("target_session_attrs", "read-write")
     return _joined(parts, options), size, timeout_s or CONNECT_TIMEOUT_S

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from perdure.store.contract import StoreError
+from perdure.store.contract import StoreMisnamed
 from perdure.store.redacting import HOST, redacted
 
 _FORM: Final = re.compile(
-    rf"postgres(?:ql)?://(?:[^:/?#@\[\]]*(?::[^/?#@\[\]]*)?@)?{HOST}(?:,{HOST})*"
+    rf"(?i:postgres(?:ql)?)://(?:[^:/?#@\[\]]*(?::[^/?#@\[\]]*)?@)?{HOST}(?:,{HOST})*"
     r"(?:/[^?#@]*)?(?:\?(?:[\w.]+=[^&#]*(?:&|$))*)?"
 )
 _PORT_MAX: Final = 65_535
@@ -28,6 +28,7 @@ _WORDS: Final = {
     ),
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
 }  # fmt: skip
+_NUMBERS: Final = ("connect_timeout", "statement_cache_size")
 _FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 
 # What libpq has and the driver has not. Left out where nothing is lost but comfort: a connection
@@ -49,20 +50,20 @@ def taken_apart(dsn: str) -> tuple[SplitResult, dict[str, str]]:
     """The parts of a connection string, and its options as far as the driver can do with them.
 
     Raises:
-        StoreError: it makes no sense, or asks for what the driver cannot do; says what to change,
-            and shows no password.
+        StoreMisnamed: it makes no sense, or asks for what the driver cannot do; says what to
+            change, and shows no password.
     """
     name = redacted(dsn)
     parts = _split(dsn) if _FORM.fullmatch(dsn) else None
     if parts is None:
-        raise StoreError(
+        raise StoreMisnamed(
             f"{name} is not a usable connection string: write postgresql://user:password@host:5432/"
             "database, and percent-encode characters like @ / : # ? [ % in the password (@ is %40)"
         )
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     wrong = _wrong_port(parts, options) or _wrong_option(options)
     if wrong:
-        raise StoreError(f"{name}: {wrong}")
+        raise StoreMisnamed(f"{name}: {wrong}")
     return parts, {
         key: value for key, value in options.items() if key not in _NEEDLESS and key not in _ONLY
     }
@@ -72,13 +73,6 @@ def _split(dsn: str) -> SplitResult | None:
     with suppress(ValueError):  # no IPv6 address between brackets
         return urlsplit(dsn)
     return None
-
-
-def whole_number(name: str, value: str) -> int:
-    """The value of an option. Raises StoreError."""
-    if not re.fullmatch(r"\d{1,9}", value, re.ASCII):
-        raise StoreError(f"{name}: a number, got {value!r}")
-    return int(value)
 
 
 def _wrong_port(parts: SplitResult, options: dict[str, str]) -> str | None:
@@ -100,6 +94,8 @@ def _wrong_option(options: dict[str, str]) -> str | None:
     for key, value in options.items():
         if key in _WORDS and value not in _WORDS[key]:
             return f"{key}: one of {', '.join(_WORDS[key])}, got {value!r}"
+        if key in _NUMBERS and not re.fullmatch(r"\d{0,9}", value, re.ASCII):
+            return f"{key}: a number, got {value!r}"
         if key in _FILES and value and not Path(value).is_file():
             return f"{key}: there is no file {value}"
         if key in _MISSING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import asyncpg
 
-from perdure.store.contract import StoreError, StoreRefused, StoreUnavailable
+from perdure.store.contract import StoreError, StoreMisnamed, StoreRefused, StoreUnavailable
 
 UNREACHABLE = (
     OSError,
@@ -65,14 +65,15 @@ _FULL_OF_NOTICES = (
 def explained(name: str) -> Iterator[None]:
     """Raise a StoreError for what the driver raises; `name` is the database.
 
-    StoreRefused for what is wrong with the data, StoreUnavailable for what may be over later.
+    StoreMisnamed for what is wrong with the connection string, StoreRefused for what is wrong with
+    the data, StoreUnavailable for what may be over later.
     """
     try:
         yield
     except asyncpg.PostgresError as error:
         raise _explain(error, name) from error
     except asyncpg.ClientConfigurationError as error:
-        raise StoreError(f"{name}: {error}") from error
+        raise StoreMisnamed(f"{name}: {error}") from error
     except asyncpg.InterfaceError as error:
         if isinstance(error, ValueError):  # a parameter that no type fits: not the connection
             raise StoreRefused(f"{name}: {error}") from error

@@ -70,7 +70,7 @@ class PostgresStore:
         read_only: look into a database without joining the nodes that share it, on whichever of its
             servers answers; nothing is migrated, and commits raise.
 
-    Raises StoreError if the connection string makes no sense.
+    Raises StoreMisnamed if the connection string makes no sense.
     """
 
     def __init__(self, dsn: str, *, read_only: bool = False) -> None:
@@ -104,6 +104,7 @@ class PostgresStore:
 
         Raises:
             StoreTooNew: the database was written by a later perdure.
+            StoreMisnamed: the connection string asks for what the server does not know.
             StoreUnavailable: the database cannot be reached or written.
             StoreError: it refuses the user, or cannot be used.
         """
