@@ -25,6 +25,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api import errors as rpc
 from perdure.api.times import SECOND_NS, duration_ns
+from perdure.api.trouble import Trouble
 from perdure.sdk import activity_context
 from perdure.sdk.activity_answers import Answers, shutdown_error
 from perdure.sdk.activity_context import ActivityInfo, CancellationReason
@@ -69,6 +70,8 @@ class ActivityWorker:
     Args:
         client: whose service and namespace are used.
         activities: by type name.
+        leaving: by which the service is told of the end.
+        trouble: tells that polls fail, once for the whole worker.
         slots: how many run at a time.
         pollers: how many polls are open at a time, of a remote service.
         local_slots: how many local activities run at a time.
@@ -85,6 +88,7 @@ class ActivityWorker:
         interceptors: Sequence[Any] = (),
         identity: str,
         leaving: Leaving,
+        trouble: Trouble,
         slots: int,
         pollers: int,
         local_slots: int,
@@ -97,6 +101,7 @@ class ActivityWorker:
         self.identity = identity
         self.shutting_down = False
         self._leaving = leaving
+        self._trouble = trouble
         self._polling: list[asyncio.Task[None]] = []
         self.slots = slots
         self.running: set[Attempt] = set()
@@ -272,13 +277,14 @@ class ActivityWorker:
         while True:
             try:
                 task = await self.client.service.poll_activity_task_queue(request)
+                self._trouble.over()
                 return task if task.task_token else None
             except rpc.DeadlineExceeded:
                 return None
             except (rpc.InvalidArgument, rpc.PermissionDenied, rpc.Unimplemented, rpc.NotFound):
                 raise
             except rpc.RPCError as error:
-                _log.warning("Polling %s for activities failed: %s", self.task_queue, error)
+                self._trouble.met(error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_POLL_PAUSE_S)
 

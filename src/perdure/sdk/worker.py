@@ -20,7 +20,7 @@ from perdure.sdk.interceptors import WorkflowInterceptor
 from perdure.sdk.leaving import Leaving
 from perdure.sdk.options import DEFAULT_TASK_QUEUE, check_name
 from perdure.sdk.registry import ACTIVITIES, WORKFLOWS, by_name
-from perdure.sdk.runtime.processor import WorkflowTaskProcessor
+from perdure.sdk.runtime.processor import WorkflowTaskProcessor, poll_trouble
 from perdure.sdk.worker_options import WorkerFields, WorkerOptions
 from perdure.sdk.workflow.definition import WorkflowDefinition, definition_of
 
@@ -67,6 +67,7 @@ class Worker:
             task_queue=self.task_queue,
             identity=self.identity,
         )
+        trouble = poll_trouble(self.task_queue)
         self._activity_worker = ActivityWorker(
             client,
             self.task_queue,
@@ -74,6 +75,7 @@ class Worker:
             interceptors=every,
             identity=self.identity,
             leaving=leaving,
+            trouble=trouble,
             slots=options.max_concurrent_activities,
             pollers=options.pollers,
             local_slots=options.max_concurrent_local_activities,
@@ -87,6 +89,7 @@ class Worker:
             task_queue=self.task_queue,
             identity=self.identity,
             leaving=leaving,
+            trouble=trouble,
             workflows=self.workflows,
             converter=client.converter,
             interceptors=[i for i in every if isinstance(i, WorkflowInterceptor)],

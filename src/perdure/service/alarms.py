@@ -10,13 +10,13 @@ import asyncio
 import logging
 
 from perdure.api.errors import NotFound, RPCError
+from perdure.api.trouble import Trouble
 from perdure.engine import alarms as engine_alarms
 from perdure.engine.transition import Transition
 from perdure.service.clock import Alarm, Clock
 from perdure.service.executions import Executions
 from perdure.service.settings import Settings
 from perdure.store.contract import Store, StoreError
-from perdure.store.trouble import Trouble
 
 log = logging.getLogger("perdure.service")
 

@@ -15,6 +15,7 @@ from temporalio.api.workflowservice.v1 import ListNamespacesRequest
 
 from perdure.api.caller import until
 from perdure.api.errors import RPCError
+from perdure.api.trouble import Trouble
 from perdure.engine.execution import Execution
 from perdure.service.background import Background
 from perdure.service.clock import SystemClock
@@ -25,7 +26,6 @@ from perdure.service.watches import Watches
 from perdure.store import sharing as notices
 from perdure.store.contract import StoreError, StoreTooNew
 from perdure.store.sharing import Beat, Queue, Sharing
-from perdure.store.trouble import Trouble
 
 if TYPE_CHECKING:
     from perdure.service.node import Node

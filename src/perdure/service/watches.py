@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from perdure.api.trouble import Trouble
 from perdure.store.contract import StoreError
 from perdure.store.sharing import Awaited, Sharing
-from perdure.store.trouble import Trouble
 
 if TYPE_CHECKING:
     from perdure.service.executions import Executions

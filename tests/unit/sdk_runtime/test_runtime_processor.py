@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -24,6 +26,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api.errors import NamespaceNotFound, NotFound, Unavailable
 from perdure.sdk.activity import activity
+from perdure.sdk.client import Client
 from perdure.sdk.codecs import ZlibCodec
 from perdure.sdk.converter import Converter
 from perdure.sdk.errors import ActivityError, ApplicationError
@@ -242,6 +245,47 @@ async def test_transient_poll_errors_are_tried_again_and_fatal_ones_end_the_work
     )
     with pytest.raises(NamespaceNotFound):
         await processor.run()
+
+
+async def test_a_service_that_is_away_is_told_of_once_for_a_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not by every poll, at each attempt."""
+    for name in ("runtime.processor._FIRST_BACKOFF_S", "activity_worker._POLL_PAUSE_S"):
+        monkeypatch.setattr(f"perdure.sdk.{name}", 0.001)
+    failures, may_go_on = Counter[str](), asyncio.Event()
+
+    class Away(FakeService):
+        is_remote = True
+
+        async def poll_workflow_task_queue(self, request: Any, **extra: Any) -> Any:
+            if not may_go_on.is_set():
+                failures[request.task_queue.name] += 1
+                raise Unavailable("nobody answers")
+            return await super().poll_workflow_task_queue(request, **extra)
+
+        async def poll_activity_task_queue(self, _: Any) -> Any:
+            if not may_go_on.is_set():
+                failures["activities"] += 1
+                raise Unavailable("nobody answers")
+            return await asyncio.Event().wait()
+
+        async def describe_namespace(self, _: Any) -> Any:
+            raise Unavailable("it is over")
+
+    service = Away(Stage(Sum, 1))
+    client = Client(service, retry_for=timedelta(0))
+    with caplog.at_level(logging.INFO):
+        async with client.worker("q", workflows=[Sum], activities=[work], pollers=3):
+            await until(lambda: len(failures) == 3 and min(failures.values()) >= 20)
+            may_go_on.set()
+            await service.tasks.put(PollWorkflowTaskQueueResponse())
+            await until(lambda: len(service.polls) == 2 * 3 + 1)  # one was answered
+    told = [record.getMessage() for record in caplog.records if record.name == "perdure.worker"]
+    assert [text.partition(": ")[2] for text in told] == [
+        "nobody answers",
+        "task queue 'q' cannot be polled",  # is over
+    ]
 
 
 def last_started_id(stage: Stage) -> int:

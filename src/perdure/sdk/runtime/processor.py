@@ -22,6 +22,7 @@ from perdure.api.errors import (
     RPCError,
     Unimplemented,
 )
+from perdure.api.trouble import Trouble
 from perdure.sdk.converter import Converter
 from perdure.sdk.leaving import Leaving
 from perdure.sdk.registry import by_name
@@ -57,6 +58,7 @@ class WorkflowTaskProcessor:
         max_cached_runs: runs kept in memory; 0 to replay every task from the first event.
         pollers: polls that wait at the same time, for each of the two queues.
         leaving: by which the service is told of the end.
+        trouble: tells that polls fail, once for the whole worker.
         max_concurrent_tasks: workflow tasks in hand at the same time.
         sticky_timeout_s: how long a task of a cached run waits for this worker before any other
             may take it.
@@ -79,6 +81,7 @@ class WorkflowTaskProcessor:
         task_queue: str,
         identity: str,
         leaving: Leaving | None = None,
+        trouble: Trouble | None = None,
         workflows: Iterable[Any],
         converter: Converter,
         interceptors: Sequence[WorkflowInterceptor] = (),
@@ -100,6 +103,7 @@ class WorkflowTaskProcessor:
         self._task_queue = task_queue
         self._identity = identity
         self._leaving = leaving
+        self._trouble = trouble or poll_trouble(task_queue)
         self._pollers = pollers
         self._slots = asyncio.Semaphore(max_concurrent_tasks)
         self._sticky_queue = f"{identity}:{uuid.uuid4()}" if max_cached_runs else ""
@@ -206,6 +210,7 @@ class WorkflowTaskProcessor:
             try:
                 task = await self._service.poll_workflow_task_queue(request, **extra)
                 failures = 0
+                self._trouble.over()
                 if task.task_token:
                     self._hand_out(task)
                     handed_out = True
@@ -213,9 +218,7 @@ class WorkflowTaskProcessor:
                 raise
             except RPCError as error:
                 failures += 1
-                if failures in (1, 10) or failures % 100 == 0:
-                    queue = request.task_queue.name
-                    _log.warning("polling %r failed (%d times): %s", queue, failures, error)
+                self._trouble.met(error)
             finally:
                 if not handed_out:
                     self._slots.release()
@@ -245,6 +248,11 @@ class WorkflowTaskProcessor:
         if self._handling:
             await asyncio.gather(*self._handling, return_exceptions=True)
         self._handler.cache.clear()
+
+
+def poll_trouble(task_queue: str) -> Trouble:
+    """Tells that the polls of a worker fail: all of them do when the service is away."""
+    return Trouble(_log, f"task queue {task_queue!r} cannot be polled")
 
 
 def _backoff_s(failures: int) -> float:

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 import asyncpg
 
+from perdure.api.trouble import Trouble
 from perdure.store.postgres.connections import CONNECT_TIMEOUT_S, connect, without_own_options
 from perdure.store.postgres.errors import UNREACHABLE
-from perdure.store.trouble import Trouble
 
 log = logging.getLogger("perdure.store")
 

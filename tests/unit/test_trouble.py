@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from perdure.store import trouble
-from perdure.store.trouble import Trouble
+from perdure.api import trouble
+from perdure.api.trouble import Trouble
 
 
 def test_it_is_told_at_its_beginning_now_and_then_and_at_its_end(
