@@ -69,9 +69,10 @@ async def _serve(plan: "Plan") -> None:
 
     told = told_to_stop()
     async with serving(plan) as running:
+        number = running.node.holder
+        data = f"{running.data}, node {number}" if number else running.data
         print(
-            f"perdure {version('perdure')}: gRPC on {running.address}, data in {running.data}",
-            flush=True,
+            f"perdure {version('perdure')}: gRPC on {running.address}, data in {data}", flush=True
         )
         ended: asyncio.Future[Any] = asyncio.ensure_future(running.node.ended.wait())
         await asyncio.wait({told, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -86,6 +86,8 @@ class Neighbours:
     async def open(self) -> None:
         """Say hello, and begin to listen. Raises StoreError."""
         self._note(await self._give_sign())
+        # The others know it by its number only, and name that if it dies.
+        log.info("this is node %d of %s", self._sharing.node, self._node.store.name)
         if self.is_eldest:  # for those that went before it came
             self._heir.look()
         self._sharing.listener = self._heard

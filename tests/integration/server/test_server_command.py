@@ -25,7 +25,7 @@ from temporalio.client import Client
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 COMMAND = [sys.executable, "-m", "perdure.cli", "server"]
-READY = re.compile(r"perdure \S+: gRPC on (\S+), data in (\S+)\n")
+READY = re.compile(r"perdure \S+: gRPC on (\S+), data in (\S+?)(?:, node \d+)?\n")
 
 POLL = "/temporal.api.workflowservice.v1.WorkflowService/PollActivityTaskQueue"
 DESCRIBE = "/temporal.api.workflowservice.v1.WorkflowService/DescribeTaskQueue"

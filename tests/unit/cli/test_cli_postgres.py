@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +50,24 @@ def test_looking_joins_nobody_and_takes_nothing(
         done = shared.workflow(*arguments)
         assert done.code == (arguments[0] == "result"), done.err
     assert [fetch(postgres_server, shared, statement) for statement in rows] == before
+
+
+def test_a_node_tells_its_number_by_which_others_know_it(
+    shared: Stage, postgres_server: PostgresServer
+) -> None:
+    with shared.start("server", "--port", "0") as server:
+        assert server.stdout is not None
+        begins = server.stdout.readline()
+        server.send_signal(signal.SIGTERM)
+    with shared.start("worker", "program") as worker:
+        assert worker.stderr is not None
+        seen = worker.stderr.readline()
+        while "working on" not in seen:
+            seen += worker.stderr.readline()
+        [row] = fetch(postgres_server, shared, "SELECT id FROM perdure.nodes")
+        worker.send_signal(signal.SIGTERM)
+    assert re.search(r", node \d+\n$", begins)
+    assert f"this is node {row['id']} of postgresql://" in seen
 
 
 def test_a_worker_shows_no_password(shared: Stage) -> None:
