@@ -14,11 +14,14 @@ from temporalio.api.workflowservice.v1 import (
     SignalWorkflowExecutionRequest,
 )
 
+from driver_log import DriverLog
 from perdure.service.settings import Settings
 from perdure.store.contract import Store, Unit
+from perdure.store.postgres import PostgresStore
 
 LARGE = Payload(data=b"x" * 10_000)
 SETTINGS = Settings(commit_bytes_max=35_000)
+MOST = Settings().commit_units_max
 
 
 class Slow:
@@ -74,6 +77,31 @@ async def test_starts(node: Harness, fields: dict[str, Any], expected: list[int]
     starts = [start_request(f"wf-{n}", **fields) for n in range(5)]
     call = node.service.start_workflow_execution
     assert await commits(node, lambda: [call(request) for request in starts]) == expected
+
+
+async def many_starts(make_store: Callable[[], Store]) -> list[int]:
+    """How many units each commit has when one more than two commits can take are started."""
+    node = await Harness(lambda: Slow(make_store())).open()  # type: ignore[arg-type,return-value]
+    starts = [start_request(f"wf-{n}") for n in range(2 * MOST + 1)]
+    call = node.service.start_workflow_execution
+    sizes = await commits(node, lambda: [call(request) for request in starts])
+    await node.close()
+    return sizes
+
+
+async def test_many_small_starts_are_several_commits(make_store: Callable[[], Store]) -> None:
+    sizes = await many_starts(make_store)
+    assert (max(sizes), sum(sizes)) == (MOST, 2 * MOST + 1)
+
+
+async def test_no_statement_gets_more_units_than_a_commit_takes(
+    postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = DriverLog(monkeypatch)
+    await many_starts(lambda: PostgresStore(postgres_dsn))
+    written = [len(q.args[0]) for q in log.queries if "INSERT INTO perdure.runs" in q.query]
+    assert max(written) == MOST
+    assert sum(written) == 2 * MOST + 2  # with the one that the others wait for
 
 
 async def test_large_details_of_heartbeats(node: Harness) -> None:
