@@ -27,6 +27,8 @@ SELECT key, max(version) FROM (
 ) AS found GROUP BY key;
 
 -- name: lease_tasks
+-- Here and below what was found is an array: a join with it may go through the whole table, as a plan
+-- that is kept does not know how few there are.
 WITH free AS (
     SELECT id FROM perdure.tasks
     WHERE namespace = $1 AND queue = $2 AND kind = $3
@@ -34,7 +36,7 @@ WITH free AS (
     ORDER BY rank, id LIMIT $4 FOR UPDATE SKIP LOCKED
 )
 UPDATE perdure.tasks AS t SET leased_until_ns = {now} + $5::bigint
-FROM free WHERE t.id = free.id AND {quick}
+WHERE t.id = ANY(ARRAY(SELECT id FROM free)) AND {quick}
 RETURNING t.id, t.namespace, t.queue, t.kind, t.key, t.scheduled_event_id, t.stamp, t.created_ns,
     t.rank, t.fairness_key;
 
@@ -58,7 +60,7 @@ WITH due AS (
     ORDER BY wake_at_ns LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE perdure.states AS s SET wake_at_ns = $1 + $3::bigint
-FROM due WHERE s.key = due.key AND {quick}
+WHERE s.key = ANY(ARRAY(SELECT key FROM due)) AND {quick}
 RETURNING s.key;
 
 -- name: lease_messages
@@ -68,7 +70,7 @@ WITH free AS (
     ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED
 )
 UPDATE perdure.messages AS m SET leased_until_ns = {now} + $2::bigint
-FROM free WHERE m.id = free.id AND {quick}
+WHERE m.id = ANY(ARRAY(SELECT id FROM free)) AND {quick}
 RETURNING m.id, m.key, m.body;
 
 -- name: release_messages
@@ -116,6 +118,8 @@ SELECT pg_notification_queue_usage();
 -- $1 node, $2 how long a silent node lives, $3 how long a funeral takes, $4-$6 queues, $7 addresses,
 -- $8 how long an alarm may have been due, $9-$10 when this node may say that others are dead. Nobody
 -- is told anything within it: where the server's queue of notices is full, who tells something fails. It locks its own row, and only then those of others, without waiting.
+-- Only indexes have the orders of tasks and alarms: one queue's tasks are not gone through for another,
+-- nor all alarms for one that is due.
 -- That a namespace changed shows in the transaction that wrote its row: bodies may have megabytes.
 WITH mine AS (
     INSERT INTO perdure.nodes AS n (id, seen_ns) VALUES ($1, {began})
@@ -146,10 +150,11 @@ SELECT
         SELECT q.place::integer
         FROM unnest($4::text[], $5::text[], $6::integer[])
             WITH ORDINALITY AS q (namespace, queue, kind, place)
-        WHERE EXISTS (
-            SELECT FROM perdure.tasks AS t
+        WHERE (
+            SELECT true FROM perdure.tasks AS t
             WHERE t.namespace = q.namespace AND t.queue = q.queue AND t.kind = q.kind
                 AND t.leased_until_ns NOT BETWEEN {now} AND {task_lease_max}
+            ORDER BY t.rank, t.id LIMIT 1
         )
     ),
     EXISTS (SELECT FROM perdure.letters WHERE address = ANY($7::text[])),
@@ -157,7 +162,9 @@ SELECT
         SELECT FROM perdure.messages
         WHERE leased_until_ns NOT BETWEEN {now} AND {message_lease_max}
     ),
-    EXISTS (SELECT FROM perdure.states WHERE wake_at_ns > 0 AND wake_at_ns < {now} - $8::bigint),
+    coalesce((
+        SELECT wake_at_ns FROM perdure.states WHERE wake_at_ns > 0 ORDER BY wake_at_ns LIMIT 1
+    ) < {now} - $8::bigint, false),
     (SELECT sum(hashtextextended(concat(xmin, ' ', name), 0))::text FROM perdure.namespaces),
     (SELECT max(number) FROM perdure.migrations),
     (SELECT max(oldest) FROM perdure.migrations),
@@ -192,10 +199,12 @@ SELECT CASE WHEN count(*) = $2 THEN max(id) ELSE 0 END FROM page;
 
 -- name: sweep_messages
 -- No run that has messages is deleted, but former versions did so: nobody can deliver them.
-DELETE FROM perdure.messages WHERE id IN (
-    SELECT m.id FROM perdure.messages AS m LEFT JOIN perdure.states AS s ON s.key = m.key
-    WHERE s.key IS NULL LIMIT 1000 FOR UPDATE OF m SKIP LOCKED
-);
+-- Runs are looked up one by one: there are more of them than of messages.
+DELETE FROM perdure.messages WHERE id = ANY(ARRAY(
+    SELECT m.id FROM perdure.messages AS m
+    WHERE (SELECT s.key FROM perdure.states AS s WHERE s.key = m.key) IS NULL
+    LIMIT 1000 FOR UPDATE SKIP LOCKED
+));
 
 -- name: sweep_rates
 -- A rate that is not due any more is as good as one that was never used.
