@@ -23,7 +23,8 @@ JOIN unnest($1::text[], $2::text[]) AS u (namespace, run_id)
     ON r.namespace = u.namespace AND r.run_id = u.run_id;
 
 -- name: present_tasks
-SELECT id FROM perdure.tasks WHERE id = ANY($1::bigint[]);
+-- Locked, so that no sweep removes them before the commit does.
+SELECT id FROM perdure.tasks WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE;
 
 -- name: starts_over
 -- Waits for a transaction that starts these workflow ids; see batch.py for the order.
