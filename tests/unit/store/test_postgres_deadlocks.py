@@ -141,7 +141,17 @@ class Hammer:
 
 
 @pytest.fixture
-async def hammers(postgres_dsn: str) -> AsyncIterator[list[Hammer]]:
+async def look(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """A way to look below. The server looks for deadlocks long before it gives up a lock."""
+    connection = await asyncpg.connect(postgres_dsn)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '20ms'")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def hammers(postgres_dsn: str, look: asyncpg.Connection) -> AsyncIterator[list[Hammer]]:
     known = Known()
     made = [Hammer(PostgresStore(postgres_dsn), known, random.Random(n)) for n in range(NODES)]
     for hammer in made:
@@ -152,15 +162,14 @@ async def hammers(postgres_dsn: str) -> AsyncIterator[list[Hammer]]:
 
 
 async def test_nodes_that_hammer_the_same_runs_never_deadlock(
-    hammers: list[Hammer], postgres_dsn: str
+    hammers: list[Hammer], look: asyncpg.Connection
 ) -> None:
-    look = await asyncpg.connect(postgres_dsn)
     works = [work() for hammer in hammers for work in (hammer.write, hammer.read, hammer.read)]
     results = await asyncio.gather(*works, return_exceptions=True)
     for hammer in hammers:
-        await hammer.store.close()  # a session that ends tells what it met
+        await hammer.store.close()  # a session that ends reports what it met
+    errors = [result for result in results if result is not None]
+    # A machine may be so busy that somebody waits for too long.
+    assert [e for e in errors if not isinstance(e.__cause__, asyncpg.LockNotAvailableError)] == []
     count = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    deadlocks = await look.fetchval(count)
-    await look.close()
-    assert [result for result in results if result is not None] == []
-    assert deadlocks == 0
+    assert await look.fetchval(count) == 0
