@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from perdure.api.trouble import Trouble
 from perdure.store.contract import (
     ANY_SIZE,
     Backlog,
@@ -53,7 +54,6 @@ from perdure.store.postgres.statements import STATEMENTS as SQL
 from perdure.store.query import Custom, Query
 from perdure.store.redacting import redacted
 from perdure.store.sharing import FIRST_RUN, NAMESPACES, Queue, Sharing
-from perdure.store.trouble import Trouble
 
 log = logging.getLogger("perdure.store")
 
