@@ -42,7 +42,7 @@ class Skewed:
         return cls(store, await Node.open(store, clock=clock))
 
     def work(self) -> AbstractAsyncContextManager[object]:
-        return self.client.worker(workflows=[nap])
+        return self.client.worker(workflows=[nap], activities=[])
 
     async def begin_nap(self, workflow_id: str) -> None:
         """Start a nap, and wait until its timer runs."""
