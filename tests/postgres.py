@@ -123,6 +123,13 @@ def binaries() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+def major_version() -> int:
+    """Of the binaries."""
+    command = [binaries() / "postgres", "--version"]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return int(shown.split()[-1].partition(".")[0])
+
+
 def _other_user() -> str | None:
     """Who runs the server: PostgreSQL refuses root."""
     return "nobody" if os.geteuid() == 0 else None

@@ -15,11 +15,13 @@ import perdure
 from perdure.store.contract import NamespaceRow
 from perdure.store.postgres import PostgresStore
 from perdure.store.sharing import Letter
-from postgres import PostgresServer
+from postgres import PostgresServer, major_version
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
+    if major_version() < 17:
+        pytest.skip("its queue has a fixed size of 8 GB before PostgreSQL 17")
     with server_of_its_own({"max_notify_queue_pages": "64"}) as made:
         yield made
 
