@@ -20,7 +20,7 @@ from .cluster import simulate_cluster
 from .shared import Database
 from .test_simulation import LosesItems, LosesMessages, Wrapped
 
-SEEDS = int(os.environ.get("CLUSTER_SEEDS", "300"))
+SEEDS = int(os.environ.get("CLUSTER_SEEDS", "210"))
 CHUNK = 15
 ONCE_FAILED = [
     221,  # a poll that had been open for long counted as none

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -34,6 +34,7 @@ from perdure.store.sharing import Queue, Sharing
 
 log = logging.getLogger("perdure.service")
 
+_LEFT_MAX = 1_000
 _KEPT_NS = 100_000_000
 _RANK_AGAIN_NS = 1_000_000_000
 _RANK_AGAIN_SHARE = 20  # of the time may go into asking
@@ -53,6 +54,7 @@ class Matching:
         self._tasks: set[asyncio.Task[None]] = set()
         self._purge_at = 1_000
         self._has_forgotten = False  # queues that tasks may wait in
+        self._left: OrderedDict[str, None] = OrderedDict()  # workers, the last ones
         self._closed = False
         self._reason: StoreError | None = None
         self.claim: Callable[[TaskQueue, TaskRow], None]  # set by the dispatcher
@@ -152,6 +154,9 @@ class Matching:
     def park(self, poll: Poll) -> None:
         """Let a poll wait. Raises ResourceExhausted when the queue has too many."""
         queue = poll.queue
+        if poll.worker in self._left:  # it was under way: nobody would do its task
+            poll.future.set_result(_empty(queue))
+            return
         if self._reason is not None:
             raise FailedPrecondition(f"This node stopped: {self._reason}")
         if self._closed:
@@ -439,11 +444,15 @@ class Matching:
         except StoreError as error:  # they are free when their leases are over
             log.warning("tasks could not be given back: %s", error)
 
-    def release_worker(self, queue: TaskQueue, worker: str) -> None:
-        """One worker of a queue shuts down: its polls are answered empty."""
-        for poll in list(queue.polls):
-            if poll.worker == worker:
-                self._expire(poll)
+    def release_worker(self, worker: str, queues: Iterable[TaskQueue]) -> None:
+        """A worker of these queues leaves: its polls are answered empty, also those to come."""
+        self._left[worker] = None
+        if len(self._left) > _LEFT_MAX:
+            self._left.popitem(last=False)
+        for queue in queues:
+            for poll in list(queue.polls):
+                if poll.worker == worker:
+                    self._expire(poll)
 
     def _purge(self) -> None:
         """Forget queues that nobody used for long."""

@@ -153,11 +153,12 @@ class WorkflowTaskRPCs:
         if not worker:
             return
         node.workers.stop(request.namespace, worker)
-        for name in {request.task_queue, request.sticky_task_queue} - {""}:
-            for kind in (WORKFLOW, ACTIVITY):
-                queue = node.matching.known(request.namespace, name, kind)
-                if queue is not None:
-                    node.matching.release_worker(queue, worker)
+        known = [
+            node.matching.known(request.namespace, name, kind)
+            for name in {request.task_queue, request.sticky_task_queue} - {""}
+            for kind in (WORKFLOW, ACTIVITY)
+        ]
+        node.matching.release_worker(worker, [queue for queue in known if queue is not None])
 
 
 class _Completion:

@@ -21,6 +21,7 @@ from harness import (
 from temporalio.api.command.v1 import Command
 from temporalio.api.enums.v1 import WorkflowTaskFailedCause
 from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueRequest,
     RespondWorkflowTaskCompletedRequest,
     RespondWorkflowTaskFailedRequest,
     ShutdownWorkerRequest,
@@ -223,6 +224,21 @@ async def test_a_worker_that_shuts_down_hands_its_sticky_tasks_over(node: Harnes
         ShutdownWorkerRequest(namespace="default", sticky_task_queue="mine")
     )
     await node.complete(await normal, complete_command())
+
+
+async def test_a_poll_that_comes_after_its_worker_left_gets_no_task(node: Harness) -> None:
+    request = PollWorkflowTaskQueueRequest(namespace="default", worker_instance_key="w1")
+    request.task_queue.name = QUEUE
+    poll = asyncio.ensure_future(node.service.poll_workflow_task_queue(request))
+    await settle()
+    await node.service.shutdown_worker(
+        ShutdownWorkerRequest(namespace="default", worker_instance_key="w1", task_queue=QUEUE)
+    )
+    assert not (await poll).task_token
+    await node.start()
+    async with asyncio.timeout(5):
+        assert not (await node.service.poll_workflow_task_queue(request)).task_token
+    await node.complete(await node.take(), complete_command())
 
 
 async def test_a_poll_given_up_is_forgotten(node: Harness) -> None:
