@@ -136,7 +136,11 @@ def record_faults(run: Stored) -> list[str]:
 
 
 def repeated(runs: Iterable[Stored], calls: Iterable[dict[str, Any]]) -> list[str]:
-    """Executions that must not have been: of an attempt twice, or after a recorded completion."""
+    """Executions that must not have been: of an attempt twice, or after a recorded completion.
+
+    An attempt that timed out may still run, as its worker is not heard of: that is what timeouts
+    are for.
+    """
     by_activity: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for call in calls:
         by_activity[call["run_id"], call["activity_id"]].append(call)
@@ -149,7 +153,7 @@ def repeated(runs: Iterable[Stored], calls: Iterable[dict[str, Any]]) -> list[st
             if times > 1
         ]
     for run in runs:
-        for activity_id, attempt, recorded_ns in completed(run.events):
+        for activity_id, attempt, recorded_ns, timed_out in completed(run.events):
             made = by_activity.get((run.loaded.record.run_id, activity_id), [])
             name = f"{run.workflow_id}, activity {activity_id}"
             if attempt not in {call["attempt"] for call in made}:
@@ -158,26 +162,33 @@ def repeated(runs: Iterable[Stored], calls: Iterable[dict[str, Any]]) -> list[st
                 f"{name}: ran again (attempt {call['attempt']}) after attempt {attempt} completed"
                 for call in made
                 if call["attempt"] > attempt or call["time_ns"] > recorded_ns
+                if call["attempt"] != timed_out
             ]
     return faults
 
 
-def completed(events: Iterable[HistoryEvent]) -> Iterable[tuple[str, int, int]]:
-    """(activity id, attempt, time in ns) of every completion that a history records."""
+def completed(events: Iterable[HistoryEvent]) -> Iterable[tuple[str, int, int, int]]:
+    """(activity id, attempt, time in ns, attempt before it if that timed out, else 0) of every
+    completion that a history records."""
     scheduled: dict[int, str] = {}
     attempts: dict[int, int] = {}
+    timed_out: dict[int, int] = {}
     for event in events:
         if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
             attributes = event.activity_task_scheduled_event_attributes
             scheduled[event.event_id] = attributes.activity_id
         elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
-            attempts[event.event_id] = event.activity_task_started_event_attributes.attempt
+            started = event.activity_task_started_event_attributes
+            attempts[event.event_id] = started.attempt
+            if started.last_failure.HasField("timeout_failure_info"):
+                timed_out[event.event_id] = started.attempt - 1
         elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
             end = event.activity_task_completed_event_attributes
             yield (
                 scheduled[end.scheduled_event_id],
                 attempts[end.started_event_id],
                 event.event_time.ToNanoseconds(),
+                timed_out.get(end.started_event_id, 0),
             )
 
 

@@ -18,13 +18,16 @@ import crash_check
 RECORDED_NS = 1_000_000_000
 
 
-def history(attempt: int) -> list[HistoryEvent]:
-    """Activity "1", completed at its attempt of that number."""
+def history(attempt: int, *, timed_out: bool = False) -> list[HistoryEvent]:
+    """Activity "1", completed at its attempt of that number; the one before may have timed out."""
     scheduled, started, completed = (HistoryEvent(event_id=n) for n in (1, 2, 3))
     scheduled.event_type = EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED
     scheduled.activity_task_scheduled_event_attributes.activity_id = "1"
     started.event_type = EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED
     started.activity_task_started_event_attributes.attempt = attempt
+    if timed_out:
+        failure = started.activity_task_started_event_attributes.last_failure
+        failure.timeout_failure_info.SetInParent()
     completed.event_type = EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
     completed.activity_task_completed_event_attributes.scheduled_event_id = 1
     completed.activity_task_completed_event_attributes.started_event_id = 2
@@ -49,13 +52,20 @@ def call(attempt: int, time_ns: int = RECORDED_NS - 1) -> dict[str, Any]:
 def test_an_execution_that_must_not_have_been_is_found(
     calls: list[dict[str, Any]], words: list[str]
 ) -> None:
-    record = SimpleNamespace(run_id="r", workflow_id="w")
-    run: Any = SimpleNamespace(
-        workflow_id="w", loaded=SimpleNamespace(record=record), events=history(attempt=2)
-    )
-    faults = crash_check.repeated([run], calls)
+    faults = crash_check.repeated([stored(history(attempt=2))], calls)
     assert len(faults) == len(words)
     assert all(word in fault for word, fault in zip(words, faults, strict=True))
+
+
+def test_an_attempt_that_timed_out_may_run_late() -> None:
+    calls = [call(1, RECORDED_NS + 1), call(2)]
+    assert crash_check.repeated([stored(history(attempt=2, timed_out=True))], calls) == []
+    assert len(crash_check.repeated([stored(history(attempt=2))], calls)) == 1
+
+
+def stored(events: list[HistoryEvent]) -> Any:
+    record = SimpleNamespace(run_id="r", workflow_id="w")
+    return SimpleNamespace(workflow_id="w", loaded=SimpleNamespace(record=record), events=events)
 
 
 def test_books_with_something_missing_or_done_twice_are_found() -> None:

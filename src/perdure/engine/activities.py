@@ -47,6 +47,7 @@ _TO_CLOSE = int(TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_CLOSE)
 _TO_START = int(TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START)
 _START_TO_CLOSE = int(TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
 _HEARTBEAT = int(TimeoutType.TIMEOUT_TYPE_HEARTBEAT)
+_NEVER_NS = 2**63 - 1
 _NAMES = {
     _START_TO_CLOSE: "StartToClose",
     _TO_START: "ScheduleToStart",
@@ -462,3 +463,8 @@ def deadlines(activity: Activity) -> list[tuple[int, int]]:
         when = activity.due_ns + activity.schedule_to_start_ns
         found.append((when, _TO_START))
     return found
+
+
+def over_ns(activity: Activity) -> int:
+    """When a started attempt is over, unless its worker is heard of before."""
+    return min((when for when, _ in deadlines(activity)), default=_NEVER_NS)

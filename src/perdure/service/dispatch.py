@@ -316,7 +316,8 @@ class Dispatcher:
             unit.done.append(partial(self._matching.add_row, row))
             return
         response = self.start_activity(entry, tx, activity, poll)
-        unit.done.append(partial(self._hand_over_activity, poll, response))
+        over_ns = activities.over_ns(activity)
+        unit.done.append(partial(self._hand_over_activity, poll, response, over_ns))
         unit.undo.append(partial(self._matching.put_back, poll))
 
     def start_activity(
@@ -336,9 +337,13 @@ class Dispatcher:
         )
         return responses.activity_task(entry, activity)
 
-    def _hand_over_activity(self, poll: Poll, response: PollActivityTaskQueueResponse) -> None:
+    def _hand_over_activity(
+        self, poll: Poll, response: PollActivityTaskQueueResponse, over_ns: int
+    ) -> None:
         if poll.future.done():
             self.take_back(poll)
+        elif self._clock.now_ns() >= over_ns:  # the database took too long: its time is over
+            self._matching.put_back(poll)
         else:
             poll.future.set_result(response)
 

@@ -21,7 +21,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from perdure.api.caller import CALLER
 from perdure.api.errors import InvalidArgument, NotFound
-from perdure.engine import workflow_tasks
+from perdure.engine import activities, workflow_tasks
 from perdure.engine.commands import CompletedTask
 from perdure.engine.transition import Transition
 from perdure.service import completing, scaling, tokens, validation
@@ -171,7 +171,7 @@ class _Completion:
         self._token = token
         self._request = request
         self._hand_out: HandOut | None = None
-        self._activities: list[PollActivityTaskQueueResponse] = []
+        self._activities: list[tuple[int, PollActivityTaskQueueResponse]] = []  # over at
         self._reset_event_id = 0
         self.task = CompletedTask()
 
@@ -207,7 +207,7 @@ class _Completion:
             activity = ready_activity(entry.run, ref.scheduled_event_id, ref.stamp)
             assert activity is not None
             response = self._node.dispatcher.start_activity(entry, tx, activity, caller)
-            self._activities.append(response)
+            self._activities.append((activities.over_ns(activity), response))
 
     def _start_next(self, entry: Entry, tx: Transition, in_process: bool) -> None:
         for ref in tx.tasks:
@@ -230,7 +230,9 @@ class _Completion:
     async def response(self) -> RespondWorkflowTaskCompletedResponse:
         """What to answer, after the commit."""
         node = self._node
-        made = RespondWorkflowTaskCompletedResponse(activity_tasks=self._activities)
+        now_ns = node.clock.now_ns()
+        in_time = [response for over_ns, response in self._activities if now_ns < over_ns]
+        made = RespondWorkflowTaskCompletedResponse(activity_tasks=in_time)
         made.reset_history_event_id = self._reset_event_id
         if self._hand_out is not None:
             await node.dispatcher.complete_history(self._token.key, self._hand_out)

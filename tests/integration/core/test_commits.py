@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from harness import (
+    SECOND_NS,
     Harness,
     activity_command,
     complete_command,
@@ -252,6 +253,27 @@ async def test_what_was_stacked_on_a_lost_write_is_redone(shaky: Harness) -> Non
         for event in (await shaky.history()).events[2:]
     ]
     assert names == ["two", "three"]
+
+
+@pytest.mark.parametrize("eager", [False, True])
+async def test_an_activity_whose_time_passed_while_it_was_written_is_not_handed_out(
+    shaky: Harness, eager: bool
+) -> None:
+    await shaky.start()
+    task = await shaky.take()
+    poll = shaky.poll_activity()
+    await settle()
+    gate = shaky.store.held = asyncio.Event()  # type: ignore[attr-defined]
+    command = activity_command("a", start_to_close_s=10, eager=eager)
+    answer = asyncio.ensure_future(shaky.complete(task, command))
+    await settle()
+    shaky.clock.time_ns += 11 * SECOND_NS
+    gate.set()
+    assert not (await answer).activity_tasks
+    await settle()
+    assert not poll.done()
+    await shaky.clock.advance(2)  # it times out, and is tried again after a second
+    assert (await asyncio.wait_for(poll, 5)).attempt == 2
 
 
 async def test_reads_wait_for_what_they_show(shaky: Harness) -> None:
