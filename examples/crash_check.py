@@ -138,8 +138,8 @@ def record_faults(run: Stored) -> list[str]:
 def repeated(runs: Iterable[Stored], calls: Iterable[dict[str, Any]]) -> list[str]:
     """Executions that must not have been: of an attempt twice, or after a recorded completion.
 
-    An attempt that timed out may still run, as its worker is not heard of: that is what timeouts
-    are for.
+    Attempts before one that timed out, and itself, may still run: their workers are not heard of,
+    which is what timeouts are for.
     """
     by_activity: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for call in calls:
@@ -162,13 +162,13 @@ def repeated(runs: Iterable[Stored], calls: Iterable[dict[str, Any]]) -> list[st
                 f"{name}: ran again (attempt {call['attempt']}) after attempt {attempt} completed"
                 for call in made
                 if call["attempt"] > attempt or call["time_ns"] > recorded_ns
-                if call["attempt"] != timed_out
+                if call["attempt"] > timed_out
             ]
     return faults
 
 
 def completed(events: Iterable[HistoryEvent]) -> Iterable[tuple[str, int, int, int]]:
-    """(activity id, attempt, time in ns, attempt before it if that timed out, else 0) of every
+    """(activity id, attempt, time in ns, the attempt before it if that timed out, else 0) of every
     completion that a history records."""
     scheduled: dict[int, str] = {}
     attempts: dict[int, int] = {}

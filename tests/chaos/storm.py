@@ -29,7 +29,7 @@ from .databases import Databases
 
 NODES = 3
 SHOPS = 2
-ORDERS_PER_S, CHUNKS_PER_S = 8, 2
+ORDERS_PER_S, CHUNKS_PER_S = 5, 1
 PAUSE_S = (0.1, 1.5)
 DOWN_S = (0.0, 3.0)
 CUT_SHARES = (1, 2, 3)
