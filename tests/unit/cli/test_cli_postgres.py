@@ -85,7 +85,7 @@ def test_a_worker_shows_no_password(shared: Stage) -> None:
     assert "topsecret" not in seen
 
 
-@pytest.mark.parametrize(
+on_every_command = pytest.mark.parametrize(
     "command",
     [
         ["workflow", "list"],
@@ -94,6 +94,9 @@ def test_a_worker_shows_no_password(shared: Stage) -> None:
         ["server", "--port", "0"],
     ],
 )
+
+
+@on_every_command
 @pytest.mark.parametrize(
     ("db", "code", "words"),
     [
@@ -115,15 +118,7 @@ def test_what_is_no_database_is_explained_without_the_password(
     assert "secret" not in done.err
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["workflow", "list"],
-        ["workflow", "start", "W"],
-        ["worker", "program"],
-        ["server", "--port", "0"],
-    ],
-)
+@on_every_command
 @pytest.mark.parametrize("option", ["foo=bar", "work_mem=much"])
 def test_what_is_no_option_of_a_database_is_a_wrong_use(
     shared: Stage, command: list[str], option: str
